@@ -1,0 +1,60 @@
+"""Contract ``pool``: admitted transactions, bounded in bytes, journalled before they are answered. The core provides it.
+
+Every accepted id reaches a final status (committed, rejected, expired, replaced) that can be asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol, runtime_checkable
+
+from attrs import frozen
+
+from nodewright.interfaces.common import Admission, BlockRef
+from nodewright.interfaces.execution import Candidate
+
+StatusName = Literal["pending", "committed", "rejected", "expired", "replaced"]
+
+
+@frozen
+class TransactionStatus:
+    """``detail`` is the reason of a rejection, or the winner's id in hex for ``replaced``."""
+
+    id: bytes
+    status: StatusName
+    block: BlockRef | None = None
+    detail: str = ""
+
+
+@runtime_checkable
+class TransactionPool(Protocol):
+    async def submit(self, txs: Sequence[bytes], source: str = "local") -> list[Admission]:
+        """Admit, journal, group-sync, confirm; only then answer. When full: Refused of kind ``busy``."""
+
+    async def status(self, ids: Sequence[bytes]) -> list[TransactionStatus | None]: ...
+
+    async def take(self, max_count: int) -> list[Candidate]:
+        """Ready transactions in dependency and ordering-key order; waits for at least one. Each is handed out once
+        until ``give_back``; it stays pending. One consumer."""
+
+    def give_back(self, ids: Sequence[bytes]) -> None:
+        """Make taken, still pending transactions ready again, before newer ones, in the order given."""
+
+    def bodies(self, ids: Sequence[bytes]) -> list[bytes | None]:
+        """Raw bytes of pending transactions; None where not pending here."""
+
+    async def settle(
+        self,
+        committed: Mapping[bytes, BlockRef] | None = None,
+        rejected: Mapping[bytes, str] | None = None,
+        replaced: Mapping[bytes, bytes] | None = None,
+    ) -> None:
+        """Final statuses, journalled. Unknown ids are recorded too (a body that came inside a block)."""
+
+    async def restore(self, transactions: Sequence[tuple[bytes, bytes]]) -> list[Admission]:
+        """(id, raw) in dependency order that a reorganisation took out of the chain: pending again."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def bytes_used(self) -> int: ...

@@ -1,0 +1,128 @@
+"""What a plugin registers: one frozen spec per component, never a live object.
+
+``open(config, dependencies, environment)`` returns an async context manager that yields the component. ``config`` is an
+instance of the spec's attrs class, already checked. ``dependencies`` maps slot names to opened components: every
+requirement declared, plus what the core itself provides: ``pool``, ``events``, ``metrics``, ``genesis`` (the parsed
+document), ``health``. A plugin module is light: it imports its driver inside ``open``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, ClassVar, TypeVar, cast
+
+import attrs
+from attrs import field, frozen
+
+from nodewright.interfaces.environment import Environment
+
+API_VERSION = 1
+
+# Contracts a slot can ask for.
+KEY_VALUE = "key-value"
+UTXO = "utxo"
+BLOB = "blob"
+EXECUTION = "execution"
+CONSENSUS = "consensus"
+TRANSPORT = "transport"
+SERVICE = "service"
+VERIFIER = "verifier"
+
+C = TypeVar("C")
+
+
+@frozen
+class Requirement:
+    """What a component needs in a slot: a contract and capabilities. The composition inserts an adapter where a store
+    has the capability by way of another contract (``utxo`` or ``blob`` over ``key-value``)."""
+
+    slot: str
+    contract: str
+    capabilities: frozenset[str] = frozenset()
+    optional: bool = False
+
+
+class Dependencies(dict[str, Any]):
+    """Opened components by slot name."""
+
+    def typed(self, slot: str, protocol: type[C]) -> C:
+        return cast(C, self[slot])
+
+
+Open = Callable[[Any, Dependencies, Environment], AbstractAsyncContextManager[Any]]
+
+
+@attrs.define
+class NoConfig:
+    """For components with nothing to set."""
+
+
+@frozen(kw_only=True)
+class ComponentSpec:
+    """``provides`` is the contract and the capabilities; ``check`` may return problems of a config (sentences) that a
+    type cannot express; ``extra`` is the pip extra that brings the driver."""
+
+    kind: ClassVar[str] = "component"
+    name: str
+    summary: str
+    open: Open
+    config: type[Any] = NoConfig
+    provides: frozenset[str] = frozenset()
+    requires: tuple[Requirement, ...] = ()
+    check: Callable[[Any], list[str]] | None = None
+    extra: str | None = None
+    api_version: int = API_VERSION
+
+
+@frozen(kw_only=True)
+class StorageSpec(ComponentSpec):
+    kind: ClassVar[str] = "storage"
+
+
+@frozen(kw_only=True)
+class ExecutionSpec(ComponentSpec):
+    kind: ClassVar[str] = "execution"
+
+
+@frozen(kw_only=True)
+class ConsensusSpec(ComponentSpec):
+    kind: ClassVar[str] = "consensus"
+
+
+@frozen(kw_only=True)
+class TransportSpec(ComponentSpec):
+    kind: ClassVar[str] = "transport"
+
+
+@frozen(kw_only=True)
+class ServiceSpec(ComponentSpec):
+    kind: ClassVar[str] = "service"
+
+
+@frozen(kw_only=True)
+class VerifierSpec(ComponentSpec):
+    kind: ClassVar[str] = "verifier"
+
+
+def setting(
+    default: Any = attrs.NOTHING,
+    *,
+    help: str,
+    factory: Callable[[], Any] | None = None,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: tuple[str, ...] | None = None,
+    secret: bool = False,
+) -> Any:
+    """An attrs field of a config class with its documentation and bounds (checked with file and line by the loader)."""
+    metadata: Mapping[str, Any] = {
+        "help": help,
+        "minimum": minimum,
+        "maximum": maximum,
+        "choices": choices,
+        "secret": secret,
+    }
+    if factory is not None:
+        return field(factory=factory, metadata=metadata)
+    return field(default=default, metadata=metadata)
