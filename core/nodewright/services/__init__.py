@@ -1,0 +1,1 @@
+"""What services share: serving HTTP under trio with bounds on every request."""
