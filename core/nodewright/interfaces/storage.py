@@ -166,10 +166,23 @@ class UtxoStore(Protocol):
         applied: BlockRef,
         mined: Sequence[bytes] = (),
         unmined: Sequence[bytes] = (),
+        undo: bytes = b"",
     ) -> None:
         """One block's whole change in ONE durable atomic commit: ``remove`` (descendants first), ``create`` (as
         spend_and_create, already checked: a refusal raises StoreError and nothing is applied), bundles ``mined`` in and
-        ``unmined`` from ``applied``'s chain, and the applied marker set to ``applied``."""
+        ``unmined`` from ``applied``'s chain, and the applied marker set to ``applied``. ``undo`` is the execution's own
+        record of how to revert ``applied`` (opaque, small: O(bundles)), kept under ``applied.id`` while that block is
+        less than 1000 below the applied one."""
+
+    async def undo(self, block: bytes) -> bytes | None:
+        """The undo record that ``replace`` was given with this block; None where none was, or it is pruned."""
+
+    async def transactions(self, txids: Sequence[bytes]) -> list[UtxoTransaction | None]:
+        """The effects as created, outputs spent or not (a reassigned output as it was created); None where unknown.
+        What ``remove`` needs when a transaction's body is not at hand: rare, so it may be slow."""
+
+    async def bundle(self, bundle: bytes) -> bytes | None:
+        """The 32·n bytes that ``assign_bundle`` recorded; None where it never was."""
 
     async def applied(self) -> BlockRef | None:
         """The block this state has applied; None before genesis."""
