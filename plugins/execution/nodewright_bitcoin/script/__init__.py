@@ -1,0 +1,1 @@
+"""Bitcoin script: opcodes, numbers, signatures and the interpreter of every era."""
