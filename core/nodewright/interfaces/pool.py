@@ -40,6 +40,9 @@ class TransactionPool(Protocol):
     def give_back(self, ids: Sequence[bytes]) -> None:
         """Make taken, still pending transactions ready again, before newer ones, in the order given."""
 
+    def pending(self, limit: int = 100_000) -> list[Candidate]:
+        """Transactions without a final status, oldest first, at most ``limit``."""
+
     def bodies(self, ids: Sequence[bytes]) -> list[bytes | None]:
         """Raw bytes of pending transactions; None where not pending here."""
 

@@ -6,7 +6,7 @@ durable log at the service's own pace.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import trio
@@ -64,7 +64,8 @@ class Metrics(Protocol):
 
 @frozen
 class NodeHandle:
-    """What a service sees of its node. ``genesis`` is the parsed genesis file; ``info`` has profile, network, version."""
+    """What a service sees of its node. ``genesis`` is the parsed genesis file; ``info`` has ``profile``, ``network``,
+    ``version``, ``node_name``, ``data_dir``. ``request_stop`` asks for a clean stop of the node and returns at once."""
 
     pool: TransactionPool
     execution: Execution
@@ -75,6 +76,7 @@ class NodeHandle:
     genesis: Mapping[str, Any]
     info: Mapping[str, Any]
     health: Any
+    request_stop: Callable[[], None] = lambda: None
 
 
 @runtime_checkable
