@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
-Path = tuple[str, ...]
+KeyPath = tuple[str, ...]
 
 
 @frozen

@@ -1,0 +1,18 @@
+"""Names of secrets. A setting marked ``secret`` never stands in a profile; its component asks the environment for it::
+
+password = environment.secret(secret_name(environment.slot, "password"))
+"""
+
+from __future__ import annotations
+
+import re
+
+
+def secret_name(slot: str, key: str) -> str:
+    """``services.bsv_api`` and ``password`` give ``services_bsv_api_password``: the file under ``<data-dir>/secrets``,
+    and in capitals after ``NODEWRIGHT_`` the environment variable."""
+    return re.sub(r"[^a-z0-9]+", "_", f"{slot}.{key}".lower())
+
+
+def secret_variable(name: str) -> str:
+    return f"NODEWRIGHT_{name.upper()}"
