@@ -30,7 +30,8 @@ class Admitted:
     ``raw`` is the canonical serialisation the node stores and relays (an extended-format Bitcoin transaction comes back
     in standard form). ``ordering_key`` sorts ready transactions where a family orders by price or nonce; empty means
     arrival order. ``expires_at`` is a Unix time in seconds, or None. ``known`` is true when the execution already held
-    this very transaction, so that posting it again is success.
+    this very transaction, so that posting it again is success. ``shard`` is where it must be ordered (capability
+    ``sharded``).
     """
 
     id: bytes
@@ -39,6 +40,7 @@ class Admitted:
     ordering_key: bytes = b""
     expires_at: float | None = None
     known: bool = False
+    shard: int = 0
 
     @property
     def size(self) -> int:
@@ -98,13 +100,19 @@ class Bundle:
 @frozen
 class Parcel:
     """Receipts from one shard to another: ``payload`` is the execution's own encoding, ``root`` commits to it and
-    ``proof`` ties that root to the source block's commitment."""
+    ``proof`` ties that root to the source block's commitment.
+
+    The execution that produces a parcel leaves ``block`` and ``commitment`` empty. The consensus that delivers it sets
+    both from what is agreed (``block``: the one whose execution produced it; ``commitment``: that of its outcome as a
+    header published it), never from what a peer says; the execution that takes it in checks the proof against it."""
 
     source: int
     destination: int
     payload: bytes
     root: bytes = b""
     proof: bytes = b""
+    block: BlockRef | None = None
+    commitment: bytes = b""
 
 
 @frozen

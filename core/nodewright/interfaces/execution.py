@@ -15,21 +15,24 @@ Capabilities: ``sharded``, ``witness``, ``declared-access``, ``undo`` (revert wo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from attrs import field, frozen
 
 from nodewright.interfaces.common import Admission, BlockContext, BlockRef, Bundle, Parcel
 
+InvalidTransaction = Literal["reject_block", "discard"]
+
 
 @frozen
 class Candidate:
-    """An admitted transaction as the pool hands it to consensus."""
+    """An admitted transaction as the pool hands it to consensus (``shard`` as in its ``Admitted``)."""
 
     id: bytes
     size: int
     fee: int
     ordering_key: bytes = b""
+    shard: int = 0
 
 
 @frozen
@@ -88,7 +91,14 @@ BundleVerdict = BundleValid | BundleInvalid | BundleIncomplete
 
 @frozen
 class ExecutionRequest:
-    """One block (one shard of it). ``bundles`` in block order. ``incoming`` parcels in the order consensus fixed."""
+    """One block (one shard of it). ``bundles`` in block order. ``incoming`` parcels in the order consensus fixed.
+
+    ``invalid_transaction`` is the consensus's own declaration: under ``reject_block`` the first transaction that cannot
+    run makes the block ``Invalid``; under ``discard`` it is reported in the outcome and the block stands. An id that occurs
+    again within the block breaks it under ``reject_block``; under ``discard`` only its first occurrence counts, and the
+    repetition is neither executed nor reported.
+
+    ``parent`` is the block whose state this shard runs on: its last one that ran, where a shard may miss a block."""
 
     parent: BlockRef
     block: BlockRef
@@ -98,6 +108,7 @@ class ExecutionRequest:
     incoming: Sequence[Parcel] = ()
     shard: int = 0
     record_witness: bool = False
+    invalid_transaction: InvalidTransaction = "reject_block"
 
 
 @frozen
@@ -114,7 +125,11 @@ class Outcome:
 
     ``discarded`` maps an id to (code, message): it had its place and no effect. ``retry`` maps an id to the reason it is
     to be ordered again (a child before its parent). ``evicted`` maps a *reserved* transaction that lost to this block to
-    the id of the winner, descendants included."""
+    the id of the winner, descendants included.
+
+    Everything is agreed data, equal on every node, except ``evicted``, which reports on this node's own reservations (and
+    is empty from ``verify_witness``), and ``witness``, which is there if asked for. ``detail`` names the parts of
+    ``commitment`` that a family puts in its headers one by one (state root, outcome root, balance burnt)."""
 
     block: BlockRef
     commitment: bytes | None = None
@@ -127,11 +142,13 @@ class Outcome:
     gas_used: int = 0
     fees: int = 0
     updates: ConsensusUpdates | None = None
+    detail: Mapping[str, Any] = field(factory=dict)
 
 
 @frozen
 class Deferred:
-    """Cannot run on this parent now (capability ``single-head``): revert or commit to ``need`` first."""
+    """Cannot run on this parent now: its state is not here. Under ``single-head``, revert or commit to ``need`` first;
+    otherwise execute ``need`` first."""
 
     need: BlockRef
     have: BlockRef
@@ -149,7 +166,9 @@ class Invalid:
 
 @frozen
 class Incomplete:
-    """The block cannot be judged yet: these bundles' or transactions' bodies are not here."""
+    """The block cannot be judged yet: what it needs is not here. ``missing`` are transaction ids whose bodies are unknown,
+    roots of parcels whose proof does not reach their commitment, or the parent commitment for a witness that does not
+    show the state it claims: another peer may have better ones. Never to be stored as invalid."""
 
     missing: Sequence[bytes]
 
@@ -185,7 +204,8 @@ class Execution(Protocol):
     format: str
 
     async def genesis(self, document: Mapping[str, Any], block: BlockRef) -> bytes | None:
-        """Install the genesis state if the store is empty (idempotent); returns its commitment."""
+        """Install the genesis state if the store is empty (idempotent); returns its commitment (under ``sharded`` those of
+        all shards, also the ones not kept here, 32 bytes each in shard order)."""
 
     async def identify(self, txs: Sequence[bytes]) -> list[bytes | None]:
         """The ids of raw transactions; None where one cannot be parsed."""
@@ -212,8 +232,11 @@ class Execution(Protocol):
     async def verify_witness(self, request: ExecutionRequest, witness: bytes) -> ExecutionResult:
         """The same outcome from the witness alone; needs no store (capability ``witness``)."""
 
-    async def commit(self, block: BlockRef, shard: int = 0) -> None:
-        """Make an executed block durable with its applied marker in one batch. Idempotent."""
+    async def commit(self, block: BlockRef, shard: int = 0) -> Mapping[bytes, bytes] | None:
+        """Make an executed block durable with its applied marker in one batch. Idempotent. Its parent is committed first.
+
+        Returns reservations that lost to this block and that the outcome did not yet report, admitted between ``execute``
+        and now, as ``Outcome.evicted`` does; None where the execution reports them all before."""
 
     async def revert(self, block: BlockRef, shard: int = 0) -> Reverted:
         """Undo the applied head block (capability ``undo``). Durable, in one batch with the marker. Idempotent."""
