@@ -1,1 +1,1 @@
-
+"""The HTTP face of a Teranode-shaped node: transactions in, chain reads out, JSON-RPC for wallets and miners."""

@@ -1,0 +1,1 @@
+"""``nodewright bench teranode``: pre-signed transactions into a real node over a real socket."""
