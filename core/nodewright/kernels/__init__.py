@@ -7,6 +7,7 @@ the compiled ones release the GIL: callers offload whole batches.
 
 from nodewright.kernels.hashes import (
     hash160,
+    hash160_many,
     merkle_depth,
     merkle_levels,
     merkle_lift,
@@ -22,6 +23,7 @@ from nodewright.kernels.switch import disable, ready, warm_up
 __all__ = [
     "disable",
     "hash160",
+    "hash160_many",
     "merkle_depth",
     "merkle_levels",
     "merkle_lift",

@@ -1,4 +1,4 @@
-"""Batch hashes and Merkle trees over bytes: the compiled kernel where it is ready and worth its call, else the plain one."""
+"""Batch hashes and Merkle trees over bytes: the compiled kernel where it is ready and worth its call, else plain."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from nodewright.kernels.switch import compiled
 
 __all__ = [
     "hash160",
+    "hash160_many",
     "merkle_depth",
     "merkle_levels",
     "merkle_lift",
@@ -51,6 +52,15 @@ def sha256d_pairs(pairs: bytes | bytearray | memoryview) -> bytes:
     if kernels is None or len(pairs) < 64 * WORTH_A_CALL:
         return plain.sha256d_pairs(pairs)
     digests: bytes = kernels.sha256d_pairs(pairs)
+    return digests
+
+
+def hash160_many(messages: Sequence[bytes]) -> list[bytes]:
+    """RIPEMD-160 of SHA-256 of n messages: n values of 20 bytes."""
+    kernels = compiled()
+    if kernels is None or len(messages) < WORTH_A_CALL:
+        return [hash160(message) for message in messages]
+    digests: list[bytes] = kernels.hash160_list(messages)
     return digests
 
 

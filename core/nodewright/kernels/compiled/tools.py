@@ -1,0 +1,17 @@
+"""numba's and llvmlite's names without their types: their annotations cover too little of what is used here to help."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numba.core.cgutils
+import numba.core.config
+import numba.core.types
+import numba.extending
+
+njit: Any = numba.njit
+types: Any = numba.core.types
+cgutils: Any = numba.core.cgutils
+config: Any = numba.core.config
+intrinsic: Any = numba.extending.intrinsic

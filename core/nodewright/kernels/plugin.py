@@ -1,0 +1,61 @@
+"""The core's own verifier, ``native``: libsecp256k1 and libsodium, compiled loops behind it while it already answers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import attrs
+import trio
+
+from nodewright.interfaces.environment import Environment
+from nodewright.interfaces.verifier import Verifier
+from nodewright.plugins.hooks import hookimpl
+from nodewright.plugins.specs import VERIFIER, Dependencies, VerifierSpec, setting
+
+
+@attrs.define
+class NativeVerifierConfig:
+    kernels: str = setting(
+        "auto",
+        help="auto compiles the batch kernels in the background while plain code serves; off stays plain",
+        choices=("auto", "off"),
+    )
+
+
+@asynccontextmanager
+async def open_native(
+    config: NativeVerifierConfig, dependencies: Dependencies, environment: Environment
+) -> AsyncIterator[Verifier]:
+    """Yields at once. Leaving waits for a compilation that is under way."""
+    from nodewright.kernels.signatures import NativeVerifier
+
+    async with trio.open_nursery() as nursery:
+        if config.kernels == "auto":
+            nursery.start_soon(warm_up_kernels, environment)
+        yield NativeVerifier()
+        nursery.cancel_scope.cancel()
+
+
+async def warm_up_kernels(environment: Environment, *modules: str) -> None:
+    """Compile the core's kernels and those of ``modules`` off the event loop, and say what came of it."""
+    from nodewright.kernels.switch import warm_up
+
+    reason = await environment.offload(warm_up, *modules)
+    if reason is None:
+        environment.logger.debug("kernels ready")
+    else:
+        environment.logger.warning("kernels stay plain", reason=reason)
+
+
+@hookimpl
+def register_verifiers() -> list[VerifierSpec]:
+    return [
+        VerifierSpec(
+            name="native",
+            summary="libsecp256k1 and libsodium in compiled loops that release the GIL",
+            open=open_native,
+            config=NativeVerifierConfig,
+            provides=frozenset({VERIFIER}),
+        )
+    ]
