@@ -99,6 +99,10 @@ class ChainMethods:
             "errors": "",
         }
 
+    async def gettxoutsetinfo(self) -> dict[str, Any]:
+        """gettxoutsetinfo: tip, number and total of the unspent outputs, and a digest over all of them (reads them all)"""
+        return await self._node.execution.query(HEAD, "unspent_digest")
+
     async def version(self) -> dict[str, Any]:
         """version: the software's version"""
         return {"version": self._node.info.get("version", ""), "subversion": "/Nodewright/"}

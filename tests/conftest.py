@@ -1,0 +1,36 @@
+"""Shared options: ``--budget`` scales the slow suites (crash points, seeds, soak), ``NODEWRIGHT_VECTORS`` finds real data."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "nodewright", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("nodewright")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--budget",
+        type=int,
+        default=1,
+        help="how many times the default number of crash points, seeds and rounds the slow suites run (default 1)",
+    )
+
+
+@pytest.fixture(scope="session")
+def budget(request: pytest.FixtureRequest) -> int:
+    return int(request.config.getoption("--budget"))
+
+
+@pytest.fixture(scope="session")
+def vectors() -> Path:
+    folder = os.environ.get("NODEWRIGHT_VECTORS")
+    if not folder:
+        pytest.skip("NODEWRIGHT_VECTORS is not set: see docs/vectors.md")
+    return Path(folder)
