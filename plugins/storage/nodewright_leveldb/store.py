@@ -1,0 +1,313 @@
+"""A key-value store on one LevelDB, through plyvel.
+
+Invariants:
+
+- a table is a two-byte prefix of the key, given out once and kept under the prefix ``00 00``; the row that gives it out
+  is synced before the first row of the table is written;
+- commits are serialised: one enters LevelDB at a time, in the order in which they were called, so that a crash keeps a
+  prefix of them. A durable commit first syncs the logs that earlier commits left unsynced, because LevelDB closes a full
+  log without syncing it and later syncs only the new one;
+- after a failed write nothing more is written: LevelDB may hold half a record at the end of its log, behind which a later
+  commit could be lost. The store has to be opened again;
+- ``aclose`` waits for calls that are running; calls that come later, also on a snapshot still held, are refused;
+- the lease of the folder is checked before every commit.
+
+Reads and small writes run on the trio thread, in slices with a checkpoint between. plyvel lets go of the interpreter lock
+at every single read, so that a batch of reads in another thread loses the lock to a busy trio thread at every key: some
+hundred times slower than reading in place. What waits for the disk, a sync or a large write, goes to ``offload``.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from nodewright.errors import StoreCorrupt, StoreError, StoreFull
+from nodewright.interfaces.environment import Environment
+from nodewright.interfaces.storage import KeyValueReader, Page, WriteBatch
+from nodewright.storage.lease import Lease
+from nodewright.storage.limits import MAX_PAGE_BYTES, check_batch, check_keys, check_scan, check_table
+
+CAPABILITIES = frozenset({"ordered", "snapshot"})
+
+_NAMES = b"\x00\x00"
+_MAX_TABLES = 0xFFFE
+_DELETE_SLICE = 1000
+_DISK_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
+
+
+def store_error(error: Exception, path: Path) -> StoreError:
+    """plyvel's exception as one of the contract's, with the fix. Looks at the exception's own module, so that the
+    driver is needed only where a database is open."""
+    text = str(error)
+    if any(reason in text for reason in _DISK_FULL):
+        return StoreFull(f"{path}: the disk is full; make room and start the node again (nothing acknowledged is lost)")
+    if type(error).__name__ == "CorruptionError" or "Corruption" in text or "does not exist (create_if_missing" in text:
+        return StoreCorrupt(
+            f"{path}: the database is damaged ({text}); stop the node and restore the folder from a copy, or move it "
+            "away and start again to fetch the chain anew"
+        )
+    return StoreError(f"{path}: LevelDB failed ({text}); check the disk and start the node again")
+
+
+class _Gate:
+    """Counts running calls; once closed, nobody enters and ``wait_empty`` returns when the last has left."""
+
+    __slots__ = ("_empty", "closed", "running")
+
+    def __init__(self) -> None:
+        self.closed = False
+        self.running = 0
+        self._empty = trio.Event()
+
+    def __enter__(self) -> None:
+        if self.closed:
+            raise StoreError("this store is closed")
+        self.running += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.running -= 1
+        if self.closed and not self.running:
+            self._empty.set()
+
+    async def wait_empty(self) -> None:
+        self.closed = True
+        if self.running:
+            await self._empty.wait()
+
+
+class LevelDBReader:
+    """Reads of a database or of one snapshot of it (both have plyvel's ``get`` and ``iterator``)."""
+
+    def __init__(
+        self, source: Any, prefixes: dict[str, bytes], path: Path, gate: _Gate, verify: bool, read_slice: int
+    ) -> None:
+        self._source = source
+        self._prefixes = prefixes
+        self._path = path
+        self._gate = gate
+        self._verify = verify
+        self._slice = read_slice
+
+    async def get_many(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        check_table(table)
+        check_keys(keys)
+        with self._gate:
+            await trio.lowlevel.checkpoint()
+            prefix = self._prefixes.get(table)
+            if prefix is None:
+                return [None] * len(keys)
+            get, verify = self._source.get, self._verify
+            found: list[bytes | None] = []
+            try:
+                for start in range(0, len(keys), self._slice):
+                    if start:
+                        await trio.lowlevel.checkpoint()
+                    found += [get(prefix + key, verify_checksums=verify) for key in keys[start : start + self._slice]]
+            except Exception as error:
+                raise store_error(error, self._path) from error
+            return found
+
+    async def scan(self, table: str, prefix: bytes = b"", after: bytes | None = None, limit: int = 1000) -> Page:
+        check_scan(table, prefix, after, limit)
+        with self._gate:
+            await trio.lowlevel.checkpoint()
+            table_prefix = self._prefixes.get(table)
+            if table_prefix is None:
+                return Page([], None)
+            first = table_prefix + (prefix if after is None or after < prefix else after)
+            with self._iterator(first, successor(table_prefix + prefix), after is None or after < prefix) as rows:
+                return await self._page(rows, limit)
+
+    async def _page(self, rows: Any, limit: int) -> Page:
+        items: list[tuple[bytes, bytes]] = []
+        size = 0
+        try:
+            for key, value in rows:
+                if len(items) == limit or size >= MAX_PAGE_BYTES:
+                    return Page(items, items[-1][0])
+                items.append((key[2:], value))
+                size += len(value)
+                if not len(items) % self._slice:
+                    await trio.lowlevel.checkpoint()
+        except Exception as error:
+            raise store_error(error, self._path) from error
+        return Page(items, None)
+
+    def _iterator(self, start: bytes, stop: bytes, include_start: bool, values: bool = True) -> Any:
+        return self._source.iterator(
+            start=start,
+            stop=stop,
+            include_start=include_start,
+            include_value=values,
+            verify_checksums=self._verify,
+            fill_cache=False,
+        )
+
+
+class LevelDBStore(LevelDBReader):
+    """Implements ``nodewright.interfaces.KeyValueStore``; made by ``plugin.open_leveldb``."""
+
+    capabilities = CAPABILITIES
+
+    def __init__(
+        self,
+        database: Any,
+        path: Path,
+        environment: Environment,
+        lease: Lease,
+        *,
+        verify: bool,
+        read_slice: int,
+        inline_bytes: int,
+    ) -> None:
+        names = {key[2:].decode(): value for key, value in database.iterator(prefix=_NAMES)}
+        super().__init__(database, names, path, _Gate(), verify, read_slice)
+        self._database = database
+        self._environment = environment
+        self._lease = lease
+        self._inline_bytes = inline_bytes
+        self._writing = trio.Lock()
+        self._unsynced = False
+        self._failed = False
+        self._snapshots: dict[Any, _Gate] = {}
+
+    async def commit(self, batch: WriteBatch, durable: bool = True) -> None:
+        size = check_batch(batch)
+        with self._gate:
+            async with self._writing:
+                await self._write(batch.tables, size, durable)
+
+    async def _write(self, tables: dict[str, dict[bytes, bytes | None]], size: int, durable: bool) -> None:
+        if self._failed:
+            raise StoreError(f"{self._path}: an earlier write failed, nothing more is written; start the node again")
+        self._lease.check()
+        with trio.CancelScope(shield=True):  # a commit that has begun is finished, so that its caller never has to guess
+            try:
+                await self._put(tables, size, durable)
+            except StoreError:
+                self._failed = True
+                raise
+            except Exception as error:
+                self._failed = True
+                raise store_error(error, self._path) from error
+        self._unsynced = not durable
+
+    async def _put(self, tables: dict[str, dict[bytes, bytes | None]], size: int, durable: bool) -> None:
+        for name in tables.keys() - self._prefixes.keys():
+            await self._name(name)
+        rows = self._database.write_batch(sync=durable)
+        put, delete = rows.put, rows.delete
+        for name, changes in tables.items():
+            prefix = self._prefixes[name]
+            for key, value in changes.items():
+                if value is None:
+                    delete(prefix + key)
+                else:
+                    put(prefix + key, value)
+        if durable and self._unsynced:
+            await self._environment.offload(sync_logs, self._path)
+        if durable or size > self._inline_bytes:
+            await self._environment.offload(rows.write)
+        else:
+            rows.write()
+
+    async def _name(self, table: str) -> None:
+        """Give a new table its prefix, durably: it happens once for every table of a database."""
+        number = 1 + max((int.from_bytes(prefix, "big") for prefix in self._prefixes.values()), default=0)
+        if number > _MAX_TABLES:
+            raise ValueError(f"{self._path}: more than {_MAX_TABLES} tables")
+        prefix = number.to_bytes(2, "big")
+
+        def keep() -> None:
+            self._database.put(_NAMES + table.encode(), prefix, sync=True)
+
+        await self._environment.offload(keep)
+        self._prefixes[table] = prefix
+
+    async def delete_range(self, table: str, start: bytes, end: bytes) -> int:
+        """In pieces of 1,000 rows, each a commit of its own; other commits may come between them. The last is synced."""
+        check_table(table)
+        check_keys([start, end])
+        deleted = 0
+        with self._gate:
+            prefix = self._prefixes.get(table)
+            if prefix is None or end <= start:
+                await trio.lowlevel.checkpoint()
+                return 0
+            while True:
+                with self._iterator(prefix + start, prefix + end, True, values=False) as keys:
+                    gone = [key[2:] for key in islice(keys, _DELETE_SLICE)]
+                if gone:
+                    async with self._writing:
+                        size = sum(map(len, gone))
+                        await self._write({table: dict.fromkeys(gone)}, size, durable=len(gone) < _DELETE_SLICE)
+                    deleted += len(gone)
+                if len(gone) < _DELETE_SLICE:
+                    return deleted
+                start = gone[-1] + b"\x00"
+
+    def snapshot(self) -> AbstractAsyncContextManager[KeyValueReader]:
+        return self._snapshot()
+
+    @asynccontextmanager
+    async def _snapshot(self) -> AsyncIterator[KeyValueReader]:
+        gate = _Gate()
+        with self._gate:
+            source = self._database.snapshot()
+            self._snapshots[source] = gate
+            await trio.lowlevel.checkpoint()
+        try:
+            yield LevelDBReader(source, dict(self._prefixes), self._path, gate, self._verify, self._slice)
+        finally:
+            if self._snapshots.pop(source, None) is not None:
+                gate.closed = True
+                source.close()
+
+    async def aclose(self) -> None:
+        """Wait for running calls, sync what is unsynced, close snapshots and database."""
+        with trio.CancelScope(shield=True):
+            await self._gate.wait_empty()
+            for source, gate in list(self._snapshots.items()):
+                await gate.wait_empty()
+                if self._snapshots.pop(source, None) is not None:
+                    source.close()
+            if self._unsynced and not self._failed:
+                await self._environment.offload(sync_logs, self._path)
+            await self._environment.offload(self._database.close)
+
+
+def successor(prefix: bytes) -> bytes:
+    """The first key after all that start with ``prefix`` (whose first byte is not ff: prefixes of tables are not)."""
+    trimmed = prefix.rstrip(b"\xff")
+    return trimmed[:-1] + bytes([trimmed[-1] + 1])
+
+
+def sync_logs(path: Path) -> None:
+    """Sync every log file of the database; one that goes away meanwhile is in a synced table already."""
+    for name in os.listdir(path):
+        if not name.endswith(".log"):
+            continue
+        try:
+            descriptor = os.open(path / name, os.O_RDONLY)
+        except FileNotFoundError:
+            continue
+        try:
+            os.fdatasync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def open_database(factory: Callable[..., Any], path: Path, **options: Any) -> Any:
+    """Open with plyvel's ``DB`` as ``factory``; its failures become the contract's."""
+    try:
+        return factory(str(path), create_if_missing=True, **options)
+    except Exception as error:
+        raise store_error(error, path) from error
