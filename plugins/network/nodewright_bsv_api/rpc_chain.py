@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nodewright.interfaces.common import BlockRecord
+from nodewright.interfaces.execution import HEAD
 from nodewright.interfaces.service import NodeHandle
 from nodewright_bsv_api import documents
 from nodewright_bsv_api.errors import display
@@ -101,7 +102,8 @@ class ChainMethods:
 
     async def gettxoutsetinfo(self) -> dict[str, Any]:
         """gettxoutsetinfo: tip, number and total of the unspent outputs, and a digest over all of them (reads them all)"""
-        return await self._node.execution.query(HEAD, "unspent_digest")
+        document: dict[str, Any] = await self._node.execution.query(HEAD, "unspent_digest")
+        return document
 
     async def version(self) -> dict[str, Any]:
         """version: the software's version"""

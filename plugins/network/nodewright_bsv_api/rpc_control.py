@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from nodewright_bitcoin.network import AddressError, address_script
-
 from nodewright.errors import ControlRefused
 from nodewright.interfaces.execution import HEAD
 from nodewright.interfaces.service import NodeHandle
+from nodewright_bitcoin.network import address_to_script
 from nodewright_bsv_api.errors import display
 from nodewright_bsv_api.rpc import INVALID_PARAMETER, MISC_ERROR, RpcError, want_hex, want_id, want_int
 
@@ -60,9 +59,10 @@ class ControlMethods:
 
     async def generatetoaddress(self, nblocks: Any, address: Any, maxtries: Any = None) -> list[str]:
         """generatetoaddress nblocks "address": mine blocks now, paid to that address (local networks)"""
+        chain = await self._node.execution.query(HEAD, "chain")
         try:
-            script = address_script(address if isinstance(address, str) else "")
-        except AddressError as error:
+            script = address_to_script(address if isinstance(address, str) else "", chain)
+        except ValueError as error:
             raise RpcError(-5, f"Invalid address: {error}") from None
         return await self._generate(nblocks, script)
 

@@ -7,7 +7,8 @@ from typing import Any
 from nodewright.interfaces.common import Admitted, Refused
 from nodewright.interfaces.execution import HEAD
 from nodewright.interfaces.service import NodeHandle
-from nodewright_bitcoin.transaction import ParseError, Transaction
+from nodewright_bitcoin.encoding import ParseError
+from nodewright_bitcoin.transaction import Transaction
 from nodewright_bsv_api import documents, errors
 from nodewright_bsv_api.errors import display
 from nodewright_bsv_api.reads import ChainReads

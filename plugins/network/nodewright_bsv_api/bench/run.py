@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from attrs import frozen
-from nodewright.kernels.yardstick import verify_us
 
 from nodewright.bench.node import NodeProcess
 from nodewright.bench.processes import cpu_seconds, peak_rss_mb, usable_cores
 from nodewright.bench.report import percentile
 from nodewright.errors import NodewrightError
+from nodewright.kernels.yardstick import verify_us
+from nodewright_bitcoin.network import REGTEST, address_of_pubkey
 from nodewright_bsv_api.bench import load
 from nodewright_bsv_api.bench.wallet import Coin, Key, fan_out, payments, sha256d
 from nodewright_bsv_api.client import BsvClient
@@ -149,9 +150,7 @@ def _fund(client: BsvClient, plan: Plan, progress: Progress) -> list[Coin]:
 
 
 def _address(key: Key) -> str:
-    from nodewright_bitcoin.signing import p2pkh_address
-
-    return p2pkh_address(key.public, "regtest")
+    return address_of_pubkey(key.public, REGTEST)
 
 
 def _coinbase_coin(client: BsvClient, height: int, key: Key) -> Coin:
