@@ -9,9 +9,9 @@ import re
 
 
 def secret_name(slot: str, key: str) -> str:
-    """``services.bsv_api`` and ``password`` give ``services_bsv_api_password``: the file under ``<data-dir>/secrets``,
-    and in capitals after ``NODEWRIGHT_`` the environment variable."""
-    return re.sub(r"[^a-z0-9]+", "_", f"{slot}.{key}".lower())
+    """``stores.utxo`` and ``password`` give ``stores_utxo_password``; of a service ``services.bsv_api`` the first word
+    is left out. It names the file under ``<data-dir>/secrets`` and, in capitals after ``NODEWRIGHT_``, the variable."""
+    return re.sub(r"[^a-z0-9]+", "_", f"{slot.removeprefix('services.')}.{key}".lower())
 
 
 def secret_variable(name: str) -> str:
