@@ -116,7 +116,7 @@ class Assembler:
         return [leaf.id for leaf in self.leaves()]
 
     def leaves(self) -> list[Leaf]:
-        found = []
+        found: list[Leaf] = []
         for columns in self.template():
             ids, skip = columns.leaves, int(columns.placeholder)
             found.extend(

@@ -2,10 +2,11 @@
 
 header80 ‖ V txCount ‖ V sizeInBytes ‖ V nSubtrees ‖ n×subtree hash32 ‖ coinbase ‖ V height
 
-``txCount`` counts the coinbase; ``sizeInBytes`` is that of the flat block (header80 ‖ V txCount ‖ transactions). The coinbase is opaque here and carries no length of its own: it is what stands
-between the hashes and the closing height. The height is read from the end. Its length is ambiguous by itself (the last
-bytes of a coinbase may look like a longer form), so a reader says what it knows: the height due (a child of a known
-parent), or ``extent``, which gives the length of the transaction at the start of some bytes.
+``txCount`` counts the coinbase; ``sizeInBytes`` is that of the flat block (header80 ‖ V txCount ‖ transactions). The
+coinbase is opaque here and carries no length of its own: it is what stands between the hashes and the closing height.
+The height is read from the end. Its length is ambiguous by itself (the last bytes of a coinbase may look like a longer
+form), so a reader says what it knows: the height due (a child of a known parent), or ``extent``, which gives the
+length of the transaction at the start of some bytes.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class Node:
         self.sequence = 0
         self.mark = ""  # "", "invalid" (a rule) or "manual" (the operator)
         self.reason = ""
-        self.bad = bool(parent and parent.bad)
+        self.bad: bool = parent.bad if parent else False
 
     @property
     def time(self) -> int:
@@ -118,14 +118,18 @@ class ChainIndex:
                 self.best_header = node
         return node
 
-    def stored(self, node: Node, sequence: int | None = None) -> int:
-        """The node's body is durable. Returns its arrival number (given when read back from the store)."""
+    def next_sequence(self) -> int:
+        """An arrival number for a body that is about to be stored."""
+        self._sequence += 1
+        return self._sequence
+
+    def stored(self, node: Node, sequence: int) -> None:
+        """The node's body is durable under this arrival number."""
+        self._sequence = max(self._sequence, sequence)
         if not node.have:
-            self._sequence = max(self._sequence + 1, sequence or 0)
-            node.sequence = sequence or self._sequence
+            node.sequence = sequence
             node.have = True
             self._connect(node)
-        return node.sequence
 
     def _connect(self, node: Node) -> None:
         waiting = [node]
@@ -243,7 +247,8 @@ class ChainIndex:
 
     def locator(self, node: Node) -> list[bytes]:
         """Ids from the node back to genesis: ten one by one, then with doubling gaps; at most MAX_LOCATOR."""
-        heights, step, height = [], 1, node.height
+        heights: list[int] = []
+        step, height = 1, node.height
         while height > 0 and len(heights) < MAX_LOCATOR - 1:
             heights.append(height)
             if len(heights) >= 10:

@@ -84,7 +84,8 @@ def _index_rows(
     bundle: bytes, ids: Sequence[bytes], before: Sequence[bytes | None]
 ) -> tuple[list[tuple[bytes, bytes]], set[bytes]]:
     """The index rows of a new bundle, and the bundles that hold some of its transactions already."""
-    rows, others = [], set()
+    rows: list[tuple[bytes, bytes]] = []
+    others: set[bytes] = set()
     for i, (id, old) in enumerate(zip(ids, before, strict=True)):
         entry = bundle + i.to_bytes(4, "little")
         if old:
@@ -253,6 +254,14 @@ class ChainStore:
     async def subtree(self, id: bytes) -> Subtree | None:
         data = await self.blobs.get(SUBTREE, id)
         return None if data is None else await self._environment.offload(formats.decode, data)
+
+    async def ids(self, id: bytes) -> bytes:
+        """The transaction ids of a stored bundle, without a placeholder, 32·n bytes."""
+        data = await self.blobs.get(SUBTREE, id)
+        if data is None:
+            raise StoreCorrupt(f"bundle {id[::-1].hex()} is not in stores.blobs")
+        leaves = await self._environment.offload(formats.decode_leaves, data)
+        return leaves[32:] if leaves[:32] == formats.PLACEHOLDER else leaves
 
     async def bodies(self, subtree: Subtree) -> list[bytes]:
         """The bodies of a stored bundle in leaf order."""

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from nodewright_nakamoto import blockwire, compact, merkle, subtree
 from nodewright_nakamoto.header import Header, meets_target, sha256d
 
