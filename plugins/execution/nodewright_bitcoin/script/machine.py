@@ -210,7 +210,7 @@ def op_swap(m: Machine) -> None:
 def op_tuck(m: Machine) -> None:
     m.need(2)
     m.push(m.stack[-1])
-    m.stack.insert(-3, m.stack.pop())
+    m.stack.insert(-2, m.stack.pop())
 
 
 def op_size(m: Machine) -> None:
