@@ -16,7 +16,7 @@ from nodewright_bsv_api.client import BsvClient
 
 PATHS = [
     "/tx", "/txs", "/", "/v1/tx", "/v1/txs", "/v1/tx/zz", "/v1/tx/" + "00" * 32, "/api/v1/tx/zz", "/api/v1/tx/" + "00" * 32,
-    "/api/v1/block/zz", "/api/v1/block/999999999999", "/api/v1/header/" + "ff" * 32, "/api/v1/headers/0?n=99999999999999999",
+    "/api/v1/block/zz", "/api/v1/block/999999999999", "/api/v1/header/" + "ff" * 32, "/api/v1/headers/0?n=99999999",
     "/api/v1/blocks?limit=-1&offset=zz", "/api/v1/subtree/zz/json", "/api/v1/subtree_data/" + "00" * 32, "/api/v1/utxos/zz",
     "/api/v1/search?q=%00%ff", "/api/v1/search?q=" + "9" * 4000, "/api/v1/merkle_proof/" + "11" * 32, "/health", "/metrics",
     "/api/v1/txmeta/" + "22" * 32 + "/json", "/api/v1/blockstats", "/../../etc/passwd", "/api/v1/tx/" + "00" * 32 + "/exe",
