@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Collection, Iterable, Sequence
+from typing import Protocol
 
 from attrs import field, frozen
 
@@ -46,10 +47,21 @@ class Columns:
         return len(self) - self.placeholder
 
 
+class Item(Protocol):
+    """What assembly needs of a candidate (``interfaces.execution.Candidate`` has these)."""
+
+    @property
+    def id(self) -> bytes: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def fee(self) -> int: ...
+
+
 @frozen
 class Leaf:
-    """What assembly needs of a candidate (``interfaces.execution.Candidate`` has these too)."""
-
     id: bytes
     size: int
     fee: int
@@ -82,7 +94,7 @@ class Assembler:
         """Transactions in the open run."""
         return len(self._ids) - (not self.sealed)
 
-    def extend(self, candidates: Iterable[Leaf]) -> list[Columns]:
+    def extend(self, candidates: Iterable[Item]) -> list[Columns]:
         """Lay candidates into leaves, skipping ids that stand here already. Returns the subtrees this sealed."""
         members = self._members
         sealed_before = len(self.sealed)
@@ -144,7 +156,7 @@ class Assembler:
             self.rebuild([leaf for leaf in self.leaves() if leaf.id not in gone])
         return list(gone)
 
-    def rebuild(self, leaves: Sequence[Leaf]) -> list[Columns]:
+    def rebuild(self, leaves: Sequence[Item]) -> list[Columns]:
         """Replace the whole assembly by these, in order (a reorganisation puts what it took back in front)."""
         self.clear()
         return self.extend(leaves)

@@ -102,14 +102,16 @@ class BundleKeeper:
     @asynccontextmanager
     async def in_use(self, ids: Sequence[bytes]) -> AsyncIterator[None]:
         """Keep these from being dropped while a block that names them is on its way into the store."""
-        for id in ids:
-            while id in self._busy:
-                await self._busy[id].wait()
-            self._busy[id] = trio.Event()
+        taken: list[bytes] = []
         try:
+            for id in sorted(set(ids)):  # in one order everywhere, so that two blocks never wait for each other
+                while id in self._busy:
+                    await self._busy[id].wait()
+                self._busy[id] = trio.Event()
+                taken.append(id)
             yield
         finally:
-            for id in ids:
+            for id in taken:
                 self._busy.pop(id).set()
 
     # --- from peers ---
@@ -126,9 +128,16 @@ class BundleKeeper:
                 pass
         if self.fetcher is None:
             raise Unavailable("this node has no network")
-        records, peer = await self.records(id, sources)
-        leaves, fees, sizes = await self.chain.environment.offload(messages.decode_records, records)
-        await self._complete(Subtree(id, leaves, fees, sizes), [peer, *(one for one in sources if one != peer)])
+        for peer in sources:
+            try:
+                records, _ = await self.records(id, [peer])
+                leaves, fees, sizes = await self.chain.environment.offload(messages.decode_records, records)
+                others = [one for one in sources if one != peer]
+                await self._complete(Subtree(id, leaves, fees, sizes), [peer, *others])
+                return
+            except Unavailable:
+                continue
+        raise Unavailable(f"no peer has all of subtree {display(id)}")
 
     async def records(
         self, id: bytes, sources: Sequence[bytes], leaves: int = subtree.MAX_LEAVES, prefix: bytes = b""
@@ -190,5 +199,7 @@ class BundleKeeper:
                 return str(error)
             return None if await execution.identify(bodies) == ids else "its transactions are not those of the leaves"
 
-        data, _ = await self.fetcher.body(messages.BODY_DATA, stated.root, total, sources, check)
+        # The sizes are the first source's word: only that one is to blame where they do not fit.
+        fetch = self.fetcher.body
+        data, _ = await fetch(messages.BODY_DATA, stated.root, total, sources, check, blamable=sources[0])
         return await offload(subtree.split_data, data, sizes)

@@ -103,6 +103,7 @@ class Chain:
         self.lock = trio.Lock()
         self.validated_blocks = 0
         self.fresh_bundles: set[bytes] = set()  # stored without the pool knowing their transactions: execute with bodies
+        self.offenders: dict[bytes, bytes] = {}  # block -> the transaction it was refused for
         self._moved = trio.Event()
         self._restorer = Restorer(self)
 
@@ -158,7 +159,8 @@ class Chain:
         if problem:
             raise BodyMismatch(problem)
         sequence = self.index.next_sequence()
-        await self.store.put_block(node.header, node.height, sequence, block.encode(), block.subtrees, prologue_id)
+        named = prologue_id if block.prologue else b""
+        await self.store.put_block(node.header, node.height, sequence, block.encode(), block.subtrees, named)
         self.index.stored(node, sequence)
         self.notify()
 
@@ -353,6 +355,7 @@ class Chain:
         await self._persist([node])
         data = {"hash": display(node.id), "height": node.height, "final": True, "code": code, "reason": message}
         if transaction is not None:
+            self.offenders[node.id] = transaction
             data["transaction"] = display(transaction)
         self.events.publish("block_refused", data)
         self.environment.logger.warning("block refused", **data)

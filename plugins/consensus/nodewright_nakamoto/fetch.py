@@ -49,10 +49,18 @@ class Fetcher:
             return None
 
     async def body(
-        self, kind: str, id: bytes, max_bytes: int, sources: Sequence[bytes], check: Check, prefix: bytes = b""
+        self,
+        kind: str,
+        id: bytes,
+        max_bytes: int,
+        sources: Sequence[bytes],
+        check: Check,
+        prefix: bytes = b"",
+        blamable: bytes | None = None,
     ) -> tuple[bytes, bytes]:
         """A body that passes ``check`` (which answers what is wrong, or None) and the peer that finished it. What one
         peer sent before it went away is kept and the next asked for the rest. ``prefix`` is believed to be its start.
+        ``blamable`` is the one peer whose wrong bytes are its own fault, where what is asked for is known from it alone.
         Raises Unavailable."""
         queue = list(sources)
         data = bytearray(prefix)
@@ -80,9 +88,9 @@ class Fetcher:
             problem = await check(bytes(data))
             if problem is None:
                 return bytes(data), peer
-            if givers == {peer}:
+            if givers == {peer} and blamable in (None, peer):
                 self.blame(peer, WRONG_BODY_POINTS, f"its {kind} {id[::-1].hex()[:16]}: {problem}")
-            elif peer not in retried:  # of several makers: ask this one again for all of it
+            elif givers != {peer} and peer not in retried:  # of several makers: ask this one again for all of it
                 retried.add(peer)
                 queue.insert(0, peer)
             data, givers = bytearray(), set()

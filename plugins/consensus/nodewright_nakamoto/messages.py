@@ -7,7 +7,8 @@ Channel ``nakamoto.request`` (request → reply):
   ``T`` → Tip = header80 ‖ height4 ‖ chain work32
   ``H`` ‖ n×id32 (locator) → k×header80 of the replier's best chain after the first id it has there, k <= MAX_HEADERS
   ``X`` ‖ n×txid32 → for a prefix of the ids, in order: V 0 (not here), V 1 (fetch it as a body), V length+2 ‖ raw
-Bodies (``Transport.fetch``): ``subtree`` leaf records n×(txid32, fee8, size8), ``subtree_data``, ``block``, ``transaction``.
+Bodies (``Transport.fetch``): ``subtree`` (leaf records n×(txid32, fee8, size8)), ``subtree_data``, ``block``,
+``transaction``.
 """
 
 from __future__ import annotations

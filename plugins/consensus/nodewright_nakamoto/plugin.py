@@ -1,0 +1,61 @@
+"""Registers the consensus ``nakamoto``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from nodewright.interfaces.consensus import Consensus
+from nodewright.interfaces.environment import Environment
+from nodewright.plugins.hooks import hookimpl
+from nodewright.plugins.specs import (
+    BLOB,
+    CONSENSUS,
+    EXECUTION,
+    KEY_VALUE,
+    TRANSPORT,
+    ConsensusSpec,
+    Dependencies,
+    Requirement,
+)
+from nodewright_nakamoto.config import NakamotoConfig, check
+
+
+@asynccontextmanager
+async def open_nakamoto(
+    config: NakamotoConfig, dependencies: Dependencies, environment: Environment
+) -> AsyncIterator[Consensus]:
+    from nodewright_nakamoto.consensus import Nakamoto
+
+    yield await Nakamoto.create(
+        config,
+        genesis=dependencies["genesis"],
+        chain=dependencies["stores.chain"],
+        blobs=dependencies["stores.blobs"],
+        execution=dependencies["execution"],
+        pool=dependencies["pool"],
+        events=dependencies["events"],
+        environment=environment,
+        transport=dependencies.get("transport"),
+        metrics=dependencies.get("metrics"),
+    )
+
+
+@hookimpl
+def register_consensus() -> list[ConsensusSpec]:
+    return [
+        ConsensusSpec(
+            name="nakamoto",
+            summary="proof of work over Teranode subtrees: best chain by work, reorganisations, a built-in miner",
+            open=open_nakamoto,
+            config=NakamotoConfig,
+            check=check,
+            provides=frozenset({CONSENSUS, "proof-of-work", "reorganise", "mining", "reject-block"}),
+            requires=(
+                Requirement("stores.chain", KEY_VALUE, frozenset({"ordered"})),
+                Requirement("stores.blobs", BLOB),
+                Requirement("execution", EXECUTION, frozenset({"undo"})),
+                Requirement("transport", TRANSPORT, optional=True),
+            ),
+        )
+    ]
