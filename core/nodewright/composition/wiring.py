@@ -77,7 +77,8 @@ def wire(
             problems.append(
                 Problem(slot, f"asked for as {asked}, which {name!r} cannot be at once: give each a store of its own")
             )
-    problems += _unused(components, wanted)
+    if not absent:  # else what is absent may have been what uses it
+        problems += _unused(components, wanted)
     order, circle = _order(components, requires)
     if circle:
         problems.append(Problem(circle[0], f"{', '.join(circle)} require one another, so that none can open first"))

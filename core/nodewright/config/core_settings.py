@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,16 @@ import attrs
 from nodewright.plugins.specs import setting
 
 MIB = 1024 * 1024
+NETWORK_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,31}\Z")
 
 
 @attrs.frozen
 class NetworkSettings:
     id: str = setting(help="Name of the network: peers and databases of another name are refused.")
+
+    def __attrs_post_init__(self) -> None:
+        if not NETWORK_ID.match(self.id):
+            raise ValueError(f"id must be 1 to 32 of  a-z 0-9 -  and start with a letter or digit, not {self.id[:40]!r}")
 
 
 @attrs.frozen

@@ -15,7 +15,7 @@ class Origin:
     line: int | None = None
 
     def __str__(self) -> str:
-        return self.source if self.line is None else f"{self.source}:{self.line}"
+        return self.source if self.line is None else f"{self.source}, line {self.line}"
 
 
 OVERRIDE = Origin("--set")

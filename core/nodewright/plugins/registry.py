@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from attrs import field, frozen
 
-from nodewright.config.names import listed, suggestion
+from nodewright.config.names import listed, nearest, suggestion
 from nodewright.errors import PluginError
 from nodewright.plugins.specs import ComponentSpec
 
@@ -105,7 +105,7 @@ class Registry:
         text = f"no installed plugin has a {kind} {name!r}{suggestion(name, known)}"
         if not known:
             text += f": no plugin with a {kind} is installed"
-        if self.broken:
+        if self.broken and nearest(name, known) is None:
             names = listed(broken.provider.name for broken in self.broken)
             text += f" (broken plugins may have had it: {names}; see  nodewright plugins)"
         return text

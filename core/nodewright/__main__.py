@@ -1,0 +1,6 @@
+"""``python -m nodewright``."""
+
+from nodewright.cli.main import main
+
+if __name__ == "__main__":
+    main()
