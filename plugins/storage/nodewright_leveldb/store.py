@@ -201,7 +201,7 @@ class LevelDBStore(LevelDBReader):
         self._unsynced = not durable
 
     async def _put(self, tables: dict[str, dict[bytes, bytes | None]], size: int, durable: bool) -> None:
-        for name in tables.keys() - self._prefixes.keys():
+        for name in [name for name in tables if name not in self._prefixes]:
             await self._name(name)
         rows = self._database.write_batch(sync=durable)
         put, delete = rows.put, rows.delete
