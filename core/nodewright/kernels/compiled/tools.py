@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -10,8 +11,8 @@ import numba.core.config
 import numba.core.types
 import numba.extending
 
-njit: Any = numba.njit
+njit: Callable[..., Callable[[Callable[..., Any]], Any]] = numba.njit
 types: Any = numba.core.types
 cgutils: Any = numba.core.cgutils
 config: Any = numba.core.config
-intrinsic: Any = numba.extending.intrinsic
+intrinsic: Callable[[Callable[..., Any]], Any] = numba.extending.intrinsic

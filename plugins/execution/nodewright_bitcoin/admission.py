@@ -1,0 +1,272 @@
+"""Admission: a batch of raw transactions against the applied head and all reservations, staged in memory.
+
+Order, for every batch: parse and txids (off the loop) → outputs spent (reservations, this batch, then one read of the
+store) → rules and relay policy → scripts (off the loop) → conflicts → stage. Two batches may be in flight: the last two
+steps happen under the engine's lock, and if a block was committed or reverted meanwhile, the outputs are read again
+first. Scripts are not checked again: an outpoint's amount and script never change.
+
+A batch may hold a child after its parent. A child before its parent is ``missing``: to be offered again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from attrs import define, field
+from nodewright.interfaces.common import Admission, Admitted, BlockRef, Refused
+from nodewright.interfaces.storage import UtxoOutput, UtxoTransaction
+
+from nodewright_bitcoin.checks import (
+    Terms,
+    check_alone,
+    check_claims,
+    check_relay,
+    check_spent,
+    check_when,
+    check_worth,
+    refusal,
+)
+from nodewright_bitcoin.columns import Batch, Parsed, output_at, parse_batch
+from nodewright_bitcoin.rules import Era, RuleError, era_at, era_flags
+from nodewright_bitcoin.scripts import ScriptTask, verify_batch
+from nodewright_bitcoin.state import Reservation
+
+if TYPE_CHECKING:
+    from nodewright_bitcoin.engine import BitcoinEngine
+
+
+@define
+class Offer:
+    """One transaction on its way in. ``spent`` has None where an output is not known (yet); ``answer`` ends its way.
+
+    ``needs`` are the inputs whose outputs are in no store yet: their transactions must be reserved when this one is
+    staged. ``held`` says that the store holds this one already: its scripts passed before, staging it only brings its
+    effect back."""
+
+    tx: Parsed
+    spent: list[UtxoOutput | None]
+    needs: set[int] = field(factory=set)
+    terms: Terms | None = None
+    answer: Admission | None = None
+    held: bool = False
+
+
+class Admitter:
+    """Works on its engine's reservations, store and lock; holds no state of its own."""
+
+    def __init__(self, engine: BitcoinEngine) -> None:
+        self.engine = engine
+
+    async def admit(self, raws: Sequence[bytes], head: BlockRef, time: int) -> list[Admission]:
+        engine = self.engine
+        batch: Batch = await engine.offload_batch(len(raws), parse_batch, raws, engine.max_raw_bytes)
+        offers = [Offer(item, []) for item in batch.items if isinstance(item, Parsed)]
+        height = head.height + 1
+        generation = engine.generation
+        await self._fill(offers, height)
+        self._judge(offers, height, time)
+        await self._scripts(offers, batch, height)
+        async with engine.lock:
+            if engine.generation != generation:
+                await self._refill(offers, height)
+            await self._name_missing(offers)
+            for offer in offers:
+                self._stage(offer, height)
+        answers = iter(offers)
+        return [item if isinstance(item, Refused) else self._answer(next(answers)) for item in batch.items]
+
+    @staticmethod
+    def _answer(offer: Offer) -> Admission:
+        assert offer.answer is not None
+        return offer.answer
+
+    async def _fill(self, offers: list[Offer], height: int) -> None:
+        """The outputs spent, from staged reservations, from earlier transactions of this batch, and in one read of the
+        store, which has the last word: it knows what is frozen, reassigned or spent."""
+        unmined = self.engine.state.unmined
+        earlier: dict[bytes, Parsed] = {}
+        wanted: list[bytes] = []
+        places: list[tuple[Offer, int]] = []
+        for offer in offers:
+            tx = offer.tx
+            spent: list[UtxoOutput | None] = [None] * len(tx.spends)
+            offer.spent = spent
+            offer.needs.clear()
+            for index, outpoint in enumerate(tx.spends):
+                parent = outpoint[:32]
+                reserved = unmined.get(parent)
+                if reserved is not None and not reserved.stored:
+                    outputs: bytes | None = reserved.effect.outputs
+                else:
+                    wanted.append(outpoint)
+                    places.append((offer, index))
+                    outputs = earlier[parent].outputs if parent in earlier else None
+                if outputs is not None:
+                    found = output_at(outputs, int.from_bytes(outpoint[32:], "little"))
+                    if found is not None:
+                        spent[index] = UtxoOutput(found[0], found[1], height)
+                        offer.needs.add(index)
+            earlier[tx.txid] = tx
+        if not wanted:
+            return
+        for (offer, index), output in zip(places, await self.engine.store.get_outputs(wanted), strict=True):
+            if output is not None:
+                offer.spent[index] = output
+                offer.needs.discard(index)
+
+    async def _refill(self, offers: list[Offer], height: int) -> None:
+        """The head or a mark changed since the outputs were read: read them again. Scripts hold unless an output was
+        reassigned under them."""
+        before = [[output and (output.satoshis, output.script) for output in offer.spent] for offer in offers]
+        await self._fill(offers, height)
+        for offer, old in zip(offers, before, strict=True):
+            now = [output and (output.satoshis, output.script) for output in offer.spent]
+            if offer.answer is None and offer.terms is not None and now != old:
+                offer.answer = _again(offer.tx.txid)
+
+    def _judge(self, offers: list[Offer], height: int, time: int) -> None:
+        engine = self.engine
+        era: Era = era_at(height, engine.parameters)
+        policy, parameters, unmined = engine.policy, engine.parameters, engine.state.unmined
+        for offer in offers:
+            tx, spent = offer.tx, offer.spent
+            txid = tx.txid
+            error = check_alone(tx, era)
+            if error is not None:
+                offer.answer = refusal(error, txid)
+                continue
+            if None in spent:
+                continue  # judged missing under the lock, where it may have come
+            known = [output for output in spent if output is not None]
+            if txid in unmined or known[0].spender is not None and known[0].spender[:32] == txid:
+                offer.held = True
+            terms = check_spent(tx, known, height, parameters)
+            if isinstance(terms, RuleError):
+                offer.answer = refusal(terms, txid)
+                continue
+            offer.terms = terms
+            error = check_claims(tx, known)
+            if error is not None:
+                offer.answer = refusal(error, txid)
+                continue
+            if offer.held:
+                continue
+            error = check_when(tx, terms, height, time)
+            if error is None:
+                error = check_relay(tx, era, policy) or check_worth(tx, terms, known, era, policy)
+                if error is not None:
+                    offer.answer = refusal(error, txid, "policy")
+            else:
+                offer.answer = refusal(error, txid)
+
+    async def _scripts(self, offers: list[Offer], batch: Batch, height: int) -> None:
+        engine = self.engine
+        rules = int(era_flags(height, engine.parameters))
+        asked: list[Offer] = []
+        tasks: list[ScriptTask] = []
+        for offer in offers:
+            if offer.terms is None or offer.answer is not None or offer.held:
+                continue
+            if (offer.tx.txid, rules) in engine.verified:
+                continue
+            asked.append(offer)
+            tasks.append(ScriptTask(offer.tx, [output for output in offer.spent if output is not None]))
+        if not tasks:
+            return
+        errors = await engine.offload_batch(
+            len(tasks), verify_batch, tasks, batch.columns, height, engine.parameters, engine.verifier, engine.policy
+        )
+        for offer, error in zip(asked, errors, strict=True):
+            if error is None:
+                engine.verified.add(offer.tx.txid, rules)
+            else:
+                offer.answer = refusal(error, offer.tx.txid)
+
+    async def _name_missing(self, offers: list[Offer]) -> None:
+        """What is not judged for want of an output: mined before (outputs may be pruned), or waiting for parents."""
+        waiting = [offer for offer in offers if offer.answer is None and offer.terms is None]
+        if not waiting:
+            return
+        store, state = self.engine.store, self.engine.state
+        asked = list(
+            dict.fromkeys(
+                txid for offer in waiting for txid in (offer.tx.txid, *(spent[:32] for spent in offer.tx.spends))
+            )
+        )
+        known = dict(zip(asked, await store.known(asked), strict=True))
+        for offer in waiting:
+            tx = offer.tx
+            if known[tx.txid] and tx.txid not in state:
+                offer.answer = Admitted(tx.txid, tx.raw, known=True)
+                continue
+            lost = [spent for spent, output in zip(tx.spends, offer.spent, strict=True) if output is None]
+            missing = list(dict.fromkeys(spent[:32] for spent in lost if not known[spent[:32]]))
+            exhausted = [spent for spent in lost if known[spent[:32]] and spent[:32] not in missing]
+            if lost and exhausted and len(exhausted) == len(lost):
+                message = "an input spends an output that its transaction does not have"
+                offer.answer = Refused("bad-txns-inputs-missingorspent", message, "invalid", tx.txid)
+                continue
+            message = f"{len(missing) or 'some'} of the transactions that it spends from are not known here (yet)"
+            data = {"missing": missing or list(dict.fromkeys(spent[:32] for spent in lost))}
+            offer.answer = Refused("missing-inputs", message, "missing", tx.txid, data)
+
+    def _stage(self, offer: Offer, height: int) -> None:
+        """Conflicts, and the reservation itself. No await in here."""
+        if offer.answer is not None or offer.terms is None:
+            return
+        state = self.engine.state
+        tx, terms = offer.tx, offer.terms
+        txid = tx.txid
+        held = txid in state.unmined
+        present = state.unmined.get(txid)
+        if present is not None:
+            offer.answer = Admitted(txid, tx.raw, present.fee, known=True)
+            return
+        winner = None
+        for index, (outpoint, output) in enumerate(zip(tx.spends, offer.spent, strict=True)):
+            if output is None:
+                offer.answer = _again(txid)
+                return
+            winner = state.spenders.get(outpoint) or (output.spender and output.spender[:32])
+            if winner is not None and winner != txid:
+                message = f"input {index} spends what {winner[::-1].hex()} spent first"
+                offer.answer = Refused("txn-mempool-conflict", message, "conflict", txid, {"winner": winner})
+                return
+            if index in offer.needs and outpoint[:32] not in state.unmined:
+                message = f"input {index} spends from a transaction that is not accepted here"
+                offer.answer = Refused("missing-inputs", message, "missing", txid, {"missing": [outpoint[:32]]})
+                return
+            if not held and winner is None:
+                offer.answer = _hindered(output, index, height, txid)
+                if offer.answer is not None:
+                    return
+        if winner == txid and not held:
+            offer.answer = Admitted(txid, tx.raw, terms.fee, known=True)  # it is in a block
+            return
+        if offer.held and not held:
+            offer.answer = _again(txid)  # a block displaced it between the two looks: its scripts were not checked
+            return
+        effect = UtxoTransaction(txid, tx.spends, tx.outputs)
+        state.add(Reservation(effect, terms.fee, len(tx.raw), height, terms.min_height, terms.min_time, held))
+        offer.answer = Admitted(txid, tx.raw, terms.fee, known=held)
+
+
+def _again(txid: bytes) -> Refused:
+    return Refused(
+        "busy", "the chain changed while this was checked: send it again", "busy", txid, {"retry_after_seconds": 1}
+    )
+
+
+def _hindered(output: UtxoOutput, index: int, height: int, txid: bytes) -> Refused | None:
+    """An output that is there and unspent, and still may not be spent now."""
+    if output.conflicting:
+        return Refused("txn-conflicting-parent", f"input {index} spends from a conflicting transaction", "conflict", txid)
+    if output.locked:
+        return Refused("bad-txns-locked", f"input {index} spends from a locked transaction", "locked", txid)
+    if output.frozen:
+        return Refused("bad-txns-inputs-frozen", f"input {index} spends a frozen output", "frozen", txid)
+    if output.spendable_from > height:
+        message = f"input {index} spends an output that is spendable from height {output.spendable_from}"
+        return Refused("bad-txns-not-yet-spendable", message, "locked", txid)
+    return None

@@ -1,0 +1,156 @@
+"""Scripts of a whole batch: standard inputs by columns and one call of the verifier, all others by the interpreter.
+
+Invariant: the answer for a transaction is the interpreter's, bit for bit. The columnar path may only say *yes*, and only
+to what the interpreter would: pay-to-public-key(-hash), the fork id's ALL, strict DER, S in the lower half, direct
+pushes, keys of plain form. Whatever it does not recognise or cannot verify is asked of the interpreter, which alone
+knows the reason. A property test over valid and damaged transactions holds the two together.
+
+Runs in a worker thread, one call per batch; touches no shared state but the cache's dictionary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from attrs import define
+from nodewright.interfaces.storage import UtxoOutput
+from nodewright.interfaces.verifier import Verifier
+from nodewright.kernels.switch import compiled
+
+from nodewright_bitcoin.columns import KERNELS, Columns, Parsed
+from nodewright_bitcoin.network import ChainParameters
+from nodewright_bitcoin.policy import Policy, check_policy_scripts
+from nodewright_bitcoin.rules import RuleError, SpentOutput, check_scripts, era_flags
+from nodewright_bitcoin.script import flags as f
+
+CACHE_ENTRY_BYTES = 160
+WORTH_COLUMNS = 2
+
+
+@define
+class ScriptTask:
+    """One transaction and the outputs that it spends, in the order of its inputs."""
+
+    tx: Parsed
+    spent: Sequence[UtxoOutput]
+
+
+def spent_outputs(outputs: Sequence[UtxoOutput]) -> list[SpentOutput]:
+    return [SpentOutput(output.satoshis, output.script, output.height, output.coinbase) for output in outputs]
+
+
+class VerifiedCache:
+    """Transactions whose scripts passed, by (txid, rules): a txid commits to all that its scripts depend on but the era.
+
+    First in, first out; bounded by ``max_bytes``. Losing an entry costs a second check, nothing else."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._most = max_bytes // CACHE_ENTRY_BYTES
+        self._rules: dict[bytes, int] = {}
+
+    def __contains__(self, key: tuple[bytes, int]) -> bool:
+        return self._rules.get(key[0]) == key[1]
+
+    def add(self, txid: bytes, rules: int) -> None:
+        if not self._most:
+            return
+        self._rules[txid] = rules
+        while len(self._rules) > self._most:
+            self._rules.pop(next(iter(self._rules)), None)
+
+    def __len__(self) -> int:
+        return len(self._rules)
+
+
+def verify_batch(
+    tasks: Sequence[ScriptTask],
+    columns: Columns | None,
+    height: int,
+    parameters: ChainParameters,
+    verifier: Verifier,
+    policy: Policy | None,
+) -> list[RuleError | None]:
+    """One answer per task under the rules of the block at ``height``: those of relay where ``policy`` is given, else
+    those of consensus."""
+    answers: list[RuleError | None] = [None] * len(tasks)
+    passed = _by_columns(tasks, columns, int(era_flags(height, parameters)), verifier)
+    flags = int(era_flags(height, parameters))
+    for index, task in enumerate(tasks):
+        if index in passed:
+            continue
+        spent = spent_outputs(task.spent)
+        if policy is None:
+            answers[index] = check_scripts(task.tx.transaction(), spent, flags, parameters)
+        else:
+            answers[index] = check_policy_scripts(task.tx.transaction(), spent, height, parameters, policy)
+    return answers
+
+
+def _by_columns(
+    tasks: Sequence[ScriptTask], columns: Columns | None, flags: int, verifier: Verifier
+) -> set[int] | range:
+    """Indexes of the tasks that surely pass."""
+    kernels = compiled(KERNELS)
+    candidates = [(index, task) for index, task in enumerate(tasks) if task.tx.row >= 0]
+    if kernels is None or columns is None or len(candidates) < WORTH_COLUMNS or not flags & f.SIGHASH_FORKID:
+        return set()
+    import numpy as np
+
+    scripts: list[bytes] = []
+    satoshis: list[int] = []
+    owners: list[int] = []
+    for index, task in candidates:
+        for output in task.spent:
+            scripts.append(output.script)
+            satoshis.append(output.satoshis)
+            owners.append(index)
+    txs, inputs = columns.txs, columns.inputs
+    rows = np.fromiter((task.tx.row for _, task in candidates), np.int64, len(candidates))
+    counts = txs[rows, kernels.T_INPUTS]
+    total = int(counts.sum())
+    if total != len(scripts):
+        return set()
+    # first input of each transaction, repeated, plus 0, 1, 2 … within it
+    within = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
+    chosen = np.repeat(txs[rows, kernels.T_FIRST], counts) + within
+    locking = np.frombuffer(bytearray(b"".join(scripts)) or bytearray(1), np.uint8)
+    ends = np.cumsum(np.fromiter(map(len, scripts), np.int64, total))
+    starts = np.concatenate((np.zeros(1, np.int64), ends[:-1]))
+    places = np.zeros((total, 6), np.int64)
+    kinds = np.zeros(total, np.int64)
+    kernels.match(columns.data, inputs, chosen, locking, starts, ends, places, kinds)
+    standard = np.nonzero(kinds)[0]
+    if not len(standard):
+        return set()
+    chosen, places, kinds = chosen[standard], np.ascontiguousarray(places[standard]), kinds[standard]
+    amounts = np.array(satoshis, np.int64)[standard]
+    digests = kernels.digests(columns.data, txs, inputs, chosen, locking, places, amounts)
+    good = _hashes_match(kernels, columns.data, locking, places, kinds)
+    data, locks = columns.data.tobytes(), locking.tobytes()
+    table = places.tolist()
+    keys = [
+        data[place[0] : place[1]] if kind == kernels.P2PKH else locks[place[0] : place[1]]
+        for place, kind in zip(table, kinds.tolist(), strict=True)
+    ]
+    signatures = [data[place[2] : place[3] - 1] for place in table]
+    verified = np.frombuffer(verifier.ecdsa(keys, kernels.rows(digests), signatures), np.uint8)
+    valid = np.zeros(total, bool)
+    valid[standard] = good & (verified == 1)
+    if valid.all() and len(candidates) == len(tasks):
+        return range(len(tasks))
+    failed = {owner for owner, one in zip(owners, valid.tolist(), strict=True) if not one}
+    return {index for index, _ in candidates if index not in failed}
+
+
+def _hashes_match(kernels: Any, data: Any, locking: Any, places: Any, kinds: Any) -> Any:
+    """Whether each key hashes to what its P2PKH script asks for; true for P2PK, whose key is in the script."""
+    import numpy as np
+
+    good = np.ones(len(kinds), bool)
+    hashed = np.nonzero(kinds == kernels.P2PKH)[0]
+    if len(hashed):
+        begins, ends = (np.ascontiguousarray(places[hashed, column]) for column in (0, 1))
+        wanted = locking[places[hashed, 4][:, None] + np.arange(3, 23)]
+        good[hashed] = (kernels.hash160_ranges(data, begins, ends) == wanted).all(axis=1)
+    return good

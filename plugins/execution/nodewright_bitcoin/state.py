@@ -1,0 +1,122 @@
+"""Reservations: every transaction that is valid on the applied head and in no block of it, and who spends what.
+
+Invariants:
+- The UTXO state always equals replay(blocks up to applied) + reservations. The store holds the blocks and the reservations
+  that were confirmed; this table holds all reservations, *staged* ones (not yet confirmed, in memory alone) included.
+- ``unmined`` has exactly the transactions that are reserved. One whose effect is None is *bare*: the store holds it, but
+  its body has not been seen since the node started or a block was reverted. Fee and size of a bare one are unknown, so it
+  is neither selected nor part of a bundle until its body comes again; it can still lose to a block (the store has its
+  effect).
+- ``spenders`` maps every outpoint spent by a reservation that is not bare to its id. No outpoint has two.
+- No method awaits: a caller never sees half a change.
+
+Nothing here is durable, nothing here talks to a store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from attrs import define
+from nodewright.interfaces.storage import UtxoOutput, UtxoTransaction
+
+from nodewright_bitcoin.columns import output_at, output_count
+
+VOUT = [index.to_bytes(4, "little") for index in range(256)]
+
+
+def outpoint(txid: bytes, index: int) -> bytes:
+    return txid + (VOUT[index] if index < 256 else index.to_bytes(4, "little"))
+
+
+@define
+class Reservation:
+    """``min_height`` is the lowest block that may hold it (lock time, coinbase maturity), ``min_time`` the least value of
+    the time its lock is compared with; ``height`` the block context it was admitted under."""
+
+    effect: UtxoTransaction
+    fee: int
+    size: int
+    height: int
+    min_height: int = 0
+    min_time: int = 0
+    stored: bool = False
+
+
+class Reservations:
+    def __init__(self) -> None:
+        self.unmined: dict[bytes, Reservation | None] = {}
+        self.spenders: dict[bytes, bytes] = {}
+
+    def __contains__(self, txid: bytes) -> bool:
+        return txid in self.unmined
+
+    def get(self, txid: bytes) -> Reservation | None:
+        """None where it is not reserved, or bare."""
+        return self.unmined.get(txid)
+
+    def add(self, reservation: Reservation) -> None:
+        effect = reservation.effect
+        self.unmined[effect.txid] = reservation
+        txid = effect.txid
+        for spent in effect.spends:
+            self.spenders[spent] = txid
+
+    def add_bare(self, txids: Iterable[bytes]) -> None:
+        for txid in txids:
+            self.unmined.setdefault(txid, None)
+
+    def drop(self, txid: bytes) -> Reservation | None:
+        """Released, evicted or mined. Unknown ids are ignored."""
+        reservation = self.unmined.pop(txid, None)
+        if reservation is not None:
+            spenders = self.spenders
+            for spent in reservation.effect.spends:
+                if spenders.get(spent) == txid:
+                    del spenders[spent]
+        return reservation
+
+    def is_stored(self, txid: bytes) -> bool:
+        """Reserved, and the store holds it."""
+        if txid not in self.unmined:
+            return False
+        reservation = self.unmined[txid]
+        return reservation is None or reservation.stored
+
+    def output(self, spent: bytes) -> UtxoOutput | None:
+        """An output of a reservation that is not bare; ``spender`` is left to ``spenders``."""
+        reservation = self.unmined.get(spent[:32])
+        if reservation is None:
+            return None
+        found = output_at(reservation.effect.outputs, int.from_bytes(spent[32:], "little"))
+        return None if found is None else UtxoOutput(found[0], found[1], reservation.height)
+
+    def children(self, effect: UtxoTransaction) -> list[bytes]:
+        """Reservations (not bare ones) that spend outputs of ``effect``."""
+        found = []
+        for index in range(output_count(effect.outputs)):
+            child = self.spenders.get(outpoint(effect.txid, index))
+            if child is not None:
+                found.append(child)
+        return found
+
+
+def descendants_first(effects: Sequence[UtxoTransaction]) -> list[UtxoTransaction]:
+    """The same effects, each after all those among them that spend its outputs."""
+    by_id = {effect.txid: effect for effect in effects}
+    children: dict[bytes, int] = dict.fromkeys(by_id, 0)
+    parents: dict[bytes, set[bytes]] = {}
+    for effect in by_id.values():
+        parents[effect.txid] = {spent[:32] for spent in effect.spends if spent[:32] in by_id}
+        for parent in parents[effect.txid]:
+            children[parent] += 1
+    ready = [txid for txid, count in children.items() if not count]
+    ordered = []
+    while ready:
+        txid = ready.pop()
+        ordered.append(by_id[txid])
+        for parent in parents[txid]:
+            children[parent] -= 1
+            if not children[parent]:
+                ready.append(parent)
+    return ordered
