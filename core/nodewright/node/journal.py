@@ -166,6 +166,15 @@ class SegmentLog:
             if dropped:
                 await self._environment.offload(_delete, [segment.path for segment in dropped])
 
+    async def drop_to(self, max_bytes: int) -> None:
+        """Delete the oldest segments until at most ``max_bytes`` are held, but for the one being written."""
+        used, keep = self.bytes_used, 0
+        while used > max_bytes and keep < len(self._segments) - 1:
+            used -= self._segments[keep].size
+            keep += 1
+        if keep:
+            await self.drop_before(self._segments[keep].first)
+
     async def _carry_out(self, write: _Write) -> None:
         try:
             async with self._lock:
@@ -175,7 +184,10 @@ class SegmentLog:
                 else:
                     await self._environment.offload(self._write_and_sync, write)
         except StoreError as error:
-            write.error = error  # those queued behind it have numbers already: the next segment records the gap
+            write.error = error
+            if self._write is None and self._next == write.first + len(write.payloads):
+                self._next = write.first
+            # Otherwise those queued behind it have numbers already: the next segment records the gap.
         except BaseException as error:
             self._broken = f"the log {self._folder} is broken: {error}"
             write.error = StoreError(self._broken)

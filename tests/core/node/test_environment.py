@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import structlog
 import trio
+
 from nodewright import logging
 from nodewright.environment import NodeEnvironment
 from nodewright.errors import ConfigurationError
