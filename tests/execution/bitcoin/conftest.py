@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from nodewright_bitcoin.script.numbers import encode_number
 from nodewright_bitcoin.script.opcodes import OPCODE_NAMES, push_data
 

@@ -7,6 +7,7 @@ import hashlib
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from nodewright_bitcoin.encoding import (
     MAX_COMPACT_SIZE,
     ParseError,
@@ -76,7 +77,17 @@ def test_own_ripemd160_agrees(data: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("value", "raw"),
-    [(0, ""), (1, "01"), (-1, "81"), (127, "7f"), (128, "8000"), (-128, "8080"), (255, "ff00"), (-255, "ff80"), (256, "0001")],
+    [
+        (0, ""),
+        (1, "01"),
+        (-1, "81"),
+        (127, "7f"),
+        (128, "8000"),
+        (-128, "8080"),
+        (255, "ff00"),
+        (-255, "ff80"),
+        (256, "0001"),
+    ],
 )
 def test_numbers(value: int, raw: str) -> None:
     assert encode_number(value).hex() == raw

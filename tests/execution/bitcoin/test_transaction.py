@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from nodewright_bitcoin.block import Block, BlockHeader, bits_of_target, merkle_root, target_of_bits, work_of_bits
 from nodewright_bitcoin.encoding import ParseError, sha256d
 from nodewright_bitcoin.transaction import NULL_OUTPOINT, Transaction, TxInput, TxOutput, parse_many

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from nodewright_bitcoin.block import Block, has_proof_of_work, merkle_root
 from nodewright_bitcoin.encoding import ParseError
 from nodewright_bitcoin.network import MAINNET

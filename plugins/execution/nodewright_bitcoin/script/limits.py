@@ -13,7 +13,7 @@ multisig keys       20              4,294,967,295                      4,294,967
 element bytes       520             stack bytes                        stack bytes
 stack elements      1,000           stack bytes                        stack bytes
 stack bytes         -               ``CONSENSUS_STACK_BYTES``          100,000,000
-work units          ``*_WORK``      ``CONSENSUS_WORK``                 ``POLICY_WORK``
+work units          (consensus)     ``CONSENSUS_WORK``                 ``POLICY_WORK``
 ==================  ==============  =================================  =====================
 
 *Stack bytes* count main and alternate stack together, each element with 32 bytes of overhead. *Work* is about one
