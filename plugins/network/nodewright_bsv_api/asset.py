@@ -13,6 +13,7 @@ from nodewright.interfaces.execution import HEAD
 from nodewright.interfaces.service import NodeHandle
 from nodewright_bitcoin.transaction import Transaction
 from nodewright_bsv_api import documents
+from nodewright_bsv_api.bump import bump
 from nodewright_bsv_api.errors import display, parse_id
 from nodewright_bsv_api.reads import ChainReads, FoundTransaction
 
@@ -207,28 +208,24 @@ class Asset:
         return JSONResponse(rows)
 
     async def merkle_proof(self, request: Request) -> Response:
-        from nodewright_bsv_api.submit import bump
-
         id = parse_id(request.path_params["id"])
         if id is None:
             return _bad("a txid is 64 hexadecimal digits")
-        proof = await self._node.consensus.query("merkle_proof", txid=id)
+        proof = await self._node.consensus.query("merkle_proof", id=id)
         if proof is None:
             return _not_found("mined transaction")
         form = self._form(request)
         if form != "json":
             return _bytes(bump(id, proof), form)
-        return JSONResponse(
-            {
-                "txid": display(id),
-                "blockHeight": proof["height"],
-                "index": proof["index"],
-                "path": [None if sibling is None else display(sibling) for sibling in proof["path"]],
-            }
-        )
+        return JSONResponse({"txid": display(id), **proof})
 
     async def block_stats(self, request: Request) -> Response:
-        return JSONResponse(await self._node.consensus.query("block_stats"))
+        """Of the block ``?id=`` or ``?height=``, by default the head."""
+        text = request.query_params.get("id") or request.query_params.get("height")
+        record = await self._reads.block_by(text or str(self._node.consensus.head().height))
+        if record is None:
+            return _not_found("block")
+        return JSONResponse(await self._node.consensus.query("block_stats", id=record.ref.id))
 
     async def search(self, request: Request) -> Response:
         """``?q=``: what a hash or height is: block, subtree or transaction."""

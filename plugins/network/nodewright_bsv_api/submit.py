@@ -22,6 +22,7 @@ from nodewright.interfaces.pool import TransactionStatus
 from nodewright.interfaces.service import NodeHandle
 from nodewright_bitcoin.split import SplitError, split_transactions
 from nodewright_bsv_api import errors
+from nodewright_bsv_api.bump import bump
 from nodewright_bsv_api.config import BsvApiConfig
 from nodewright_bsv_api.errors import display
 
@@ -150,8 +151,8 @@ class Submit:
         document = _arc_document(id, "MINED", self._timestamp())
         document["blockHash"] = display(location.block.id)
         document["blockHeight"] = location.block.height
-        proof = await self._node.consensus.query("merkle_proof", txid=id)
-        if proof is not None:
+        proof = await self._node.consensus.query("merkle_proof", id=id)
+        if proof is not None and proof["siblings"]:
             document["merklePath"] = bump(id, proof).hex()
         return document
 
@@ -261,37 +262,3 @@ def _hex(text: Any) -> bytes:
         return binascii.unhexlify(text)
     except (binascii.Error, ValueError):
         raise ValueError("rawTx is not hexadecimal") from None
-
-
-def _compact(value: int) -> bytes:
-    if value < 0xFD:
-        return value.to_bytes(1, "little")
-    if value <= 0xFFFF:
-        return b"\xfd" + value.to_bytes(2, "little")
-    if value <= 0xFFFFFFFF:
-        return b"\xfe" + value.to_bytes(4, "little")
-    return b"\xff" + value.to_bytes(8, "little")
-
-
-def bump(id: bytes, proof: Any) -> bytes:
-    """A single-leaf BUMP (BRC-74): block height, tree height, per level the offsets, flags and hashes.
-
-    ``proof`` has ``height``, ``index`` and ``path``: the sibling of each level from the leaves up, None where the node is
-    its own sibling (flag 1: duplicate)."""
-    index = int(proof["index"])
-    path: Sequence[bytes | None] = proof["path"]
-    out = bytearray(_compact(int(proof["height"])))
-    out.append(len(path))
-    for level, sibling in enumerate(path):
-        offset = (index >> level) ^ 1
-        leaf = b"" if sibling is None else sibling
-        entries = [(offset, 1 if sibling is None else 0, leaf)]
-        if level == 0:
-            entries.append((index, 2, id))
-        entries.sort()
-        out += _compact(len(entries))
-        for at, flag, value in entries:
-            out += _compact(at)
-            out.append(flag)
-            out += value
-    return bytes(out)
