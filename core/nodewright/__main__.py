@@ -1,4 +1,4 @@
-"""``python -m nodewright``."""
+"""``python -m nodewright`` is the command ``nodewright``."""
 
 from nodewright.cli.main import main
 

@@ -32,6 +32,7 @@ from nodewright.interfaces.execution import Candidate, Execution
 from nodewright.interfaces.pool import TransactionStatus
 from nodewright.interfaces.service import EventLog, Metrics
 from nodewright.node.admission import OVERHEAD_BYTES, Admitter, Batch, Waiting, as_known, busy
+from nodewright.node.health import Health
 from nodewright.node.journal import SegmentLog
 from nodewright.node.poolevents import PoolEvents
 from nodewright.node.ready import ReadyQueue, first_candidates
@@ -108,12 +109,13 @@ class Pool:
         metrics: Metrics,
         limits: PoolLimits | None = None,
         display: Callable[[bytes], str] = bytes.hex,
+        health: Health | None = None,
     ) -> AsyncIterator[Pool]:
         """Reads the journal and offers the execution what is pending, against its applied block. A journal that fails for
         good, or an execution that raises, ends the body: the node cannot go on."""
         limits = limits if limits is not None else PoolLimits()
         async with SegmentLog.open(environment, folder, limits.segment_bytes) as log:
-            pool = cls(environment, execution, log, limits, PoolEvents(events, metrics, environment, display))
+            pool = cls(environment, execution, log, limits, PoolEvents(events, metrics, environment, display, health))
             await pool._replay()
             applied = await execution.applied()
             if applied is not None:

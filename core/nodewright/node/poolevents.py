@@ -13,6 +13,7 @@ from nodewright.interfaces.common import Admitted, Refused
 from nodewright.interfaces.environment import Environment
 from nodewright.interfaces.service import EventLog, Metrics
 from nodewright.node.admission import Batch
+from nodewright.node.health import Health
 
 MAX_LISTED = 4096
 MAX_TEXT = 512
@@ -20,11 +21,17 @@ MAX_TEXT = 512
 
 class PoolEvents:
     def __init__(
-        self, events: EventLog, metrics: Metrics, environment: Environment, display: Callable[[bytes], str]
+        self,
+        events: EventLog,
+        metrics: Metrics,
+        environment: Environment,
+        display: Callable[[bytes], str],
+        health: Health | None = None,
     ) -> None:
         self.display = display
         self._events = events
         self._logger = environment.logger
+        self._health = health
         self._metrics = metrics
         self._accepted = metrics.counter("nodewright_pool_accepted_total", "Transactions accepted and journalled")
         self._refused = metrics.counter("nodewright_pool_refused_total", "Transactions refused at submission")
@@ -98,9 +105,15 @@ class PoolEvents:
     def store_full(self, message: str) -> None:
         if not self._full:
             self._full = True
+            self._say(False, message)
             self._logger.error("transactions are refused", reason=message)
 
     def store_works(self) -> None:
         if self._full:
             self._full = False
+            self._say(True)
             self._logger.info("transactions are accepted again")
+
+    def _say(self, ok: bool, detail: str = "") -> None:
+        if self._health is not None:
+            self._health.set("pool", ok, detail)

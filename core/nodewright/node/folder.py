@@ -1,0 +1,105 @@
+"""The data folder of a node: whose it is, what it was made for, and ``node.json`` while the node is ready.
+
+Invariants
+- One living process at a time holds the folder (the lease of ``nodewright.storage.lease``).
+- ``network.json`` is written once, synced, before anything else is put into the folder; a folder made for another family,
+  network or genesis is refused before anything in it is opened.
+- ``node.json`` is there only while the node is ready: written whole (renamed into place), removed when it begins to stop.
+  After a kill it stays behind; its ``pid`` then names no living process, and the next start removes it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nodewright.errors import FormatMismatch, StoreCorrupt, StoreError
+from nodewright.genesis import Genesis
+from nodewright.interfaces.environment import Environment
+from nodewright.storage.lease import acquire
+
+RECORD_FILE = "network.json"
+NODE_FILE = "node.json"
+MAX_RECORD_BYTES = 64 * 1024
+
+
+@contextmanager
+def held_folder(folder: Path, environment: Environment) -> Iterator[None]:
+    """Raises StoreLocked naming the owner, StoreError."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"the data directory {folder} cannot be made: {error.strerror}") from error
+    lease = acquire(folder, environment)
+    try:
+        yield
+    finally:
+        lease.release()
+
+
+def check_record(folder: Path, family: str, genesis: Genesis) -> None:
+    """Write what the folder is for, or compare. Raises FormatMismatch naming each difference, StoreCorrupt, StoreError."""
+    path = folder / RECORD_FILE
+    wanted = {"family": family, "network": genesis.network, "genesis": genesis.hash.hex()}
+    try:
+        with path.open("rb") as file:
+            held = json.loads(file.read(MAX_RECORD_BYTES))
+        if not isinstance(held, dict):
+            raise ValueError("not a table")
+    except FileNotFoundError:
+        write_whole(path, wanted)
+        return
+    except ValueError as error:
+        raise StoreCorrupt(f"{path} is unreadable ({error}): restore it from a copy of the data directory") from error
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from error
+    different = [
+        f"{name} {held.get(name)!r} (this node: {value!r})" for name, value in wanted.items() if held.get(name) != value
+    ]
+    if different:
+        raise FormatMismatch(
+            f"the data directory {folder} belongs to another network: {', '.join(different)}; run the profile and genesis "
+            f"that it was made with, or choose another --data-dir"
+        )
+
+
+def write_whole(path: Path, document: Mapping[str, Any]) -> None:
+    """A JSON file that is there whole or not at all, also after a power cut."""
+    fresh = path.with_name(f"{path.name}.new")
+    try:
+        with fresh.open("w", encoding="utf-8") as file:
+            json.dump(document, file, indent=2)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, path)
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def remove_node_file(folder: Path) -> None:
+    (folder / NODE_FILE).unlink(missing_ok=True)
+
+
+def write_node_file(folder: Path, document: Mapping[str, Any]) -> None:
+    """``{"pid", "profile", "network", "genesis", "node_id", "transport", "services": {name: url}, …}``."""
+    write_whole(folder / NODE_FILE, document)
+
+
+def read_node_file(folder: Path) -> dict[str, Any] | None:
+    """None where there is none (yet)."""
+    try:
+        with (folder / NODE_FILE).open("rb") as file:
+            document = json.loads(file.read(MAX_RECORD_BYTES))
+    except (OSError, ValueError):
+        return None
+    return document if isinstance(document, dict) else None

@@ -1,0 +1,60 @@
+"""A node as a process of its own: signals, the deadline of a stop, the exit code.
+
+The first SIGINT or SIGTERM asks for a clean stop (exit code 0); a second one ends the process at once. A stop that is not
+done ``shutdown_seconds`` after it was asked for, and STOP_GRACE_SECONDS more for what may not be interrupted, ends it too:
+what was acknowledged is on the disk, and the next start recovers as after a kill.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import NoReturn
+
+import trio
+
+from nodewright.node.runtime import Runtime
+
+STOP_GRACE_SECONDS = 5.0
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def run_process(runtime: Runtime) -> None:
+    """Blocks until the node has stopped. Raises what it died of."""
+    trio.run(_run, runtime)
+
+
+async def _run(runtime: Runtime) -> None:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_obey_signals, runtime)
+        nursery.start_soon(_enforce_deadline, runtime)
+        try:
+            await runtime.run()
+        finally:
+            nursery.cancel_scope.cancel()
+
+
+async def _obey_signals(runtime: Runtime, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    with trio.open_signal_receiver(*SIGNALS) as received:
+        task_status.started()
+        async for number in received:
+            if runtime.stopping:
+                _end_now(f"{signal.Signals(number).name} again: ended at once", 128 + number)
+            runtime.environment.logger.info("asked to stop", signal=signal.Signals(number).name)
+            runtime.request_stop()
+
+
+async def _enforce_deadline(runtime: Runtime) -> None:
+    await runtime.stop_requested()
+    seconds = runtime.plan.node.shutdown_seconds
+    await trio.sleep(seconds)
+    runtime.environment.logger.warning("still stopping", after_seconds=seconds)
+    await trio.sleep(STOP_GRACE_SECONDS)
+    _end_now(f"not stopped {seconds + STOP_GRACE_SECONDS:g} seconds after it was asked to: ended at once", 1)
+
+
+def _end_now(sentence: str, code: int) -> NoReturn:
+    sys.stderr.write(f"nodewright: {sentence}\n")
+    sys.stderr.flush()
+    os._exit(code)
