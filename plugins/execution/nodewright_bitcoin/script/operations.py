@@ -22,7 +22,7 @@ from nodewright_bitcoin.script.numbers import encoded_size, is_minimal, minimal,
 Handler = Callable[[Machine], None]
 
 _INT32_MAX = 0x7FFFFFFF
-_RIPEMD160_WORK = 3 if ripemd160.__module__ == "nodewright_bitcoin.encoding" else 3_000
+_RIPEMD160_WORK = 4 if ripemd160.__module__ == "nodewright_bitcoin.encoding" else 3_000
 
 
 # numbers
