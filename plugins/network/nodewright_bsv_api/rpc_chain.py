@@ -48,7 +48,7 @@ class ChainMethods:
         return [
             {
                 "height": tip["height"],
-                "hash": display(tip["id"]),
+                "hash": tip["hash"],
                 "branchlen": tip["branch_length"],
                 "status": tip["status"],
             }

@@ -8,6 +8,7 @@ from nodewright.errors import ControlRefused
 from nodewright.interfaces.execution import HEAD
 from nodewright.interfaces.service import NodeHandle
 from nodewright_bitcoin.network import address_to_script
+from nodewright_bitcoin.transaction import Transaction
 from nodewright_bsv_api.errors import display
 from nodewright_bsv_api.rpc import INVALID_PARAMETER, MISC_ERROR, RpcError, want_hex, want_id, want_int
 
@@ -20,23 +21,12 @@ class ControlMethods:
 
     async def getminingcandidate(self, include_coinbase: Any = False) -> dict[str, Any]:
         """getminingcandidate ( include_coinbase ): what a miner needs to look for a block on the tip"""
-        candidate = dict(await self._control("mining_candidate"))
-        coinbase = candidate.pop("coinbase")
-        document = {
-            "id": candidate["id"],
-            "prevhash": display(candidate["previous"]),
-            "coinbaseValue": candidate["coinbase_value"],
-            "version": candidate["version"],
-            "nBits": f"{candidate['bits']:08x}",
-            "time": candidate["time"],
-            "height": candidate["height"],
-            "num_tx": candidate["transactions"],
-            "sizeWithoutCoinbase": candidate["size"],
-            "merkleProof": [display(item) for item in candidate["merkle_proof"]],
-        }
-        if include_coinbase:
-            document["coinbase"] = coinbase.hex()
-        return document
+        candidate = dict(await self._control("mining_candidate", coinbase=True))
+        candidate.pop("fees")
+        coinbase = Transaction.parse(bytes.fromhex(candidate["coinbase"]))
+        if not include_coinbase:
+            del candidate["coinbase"]
+        return candidate | {"coinbaseValue": sum(output.satoshis for output in coinbase.outputs)}
 
     async def submitminingsolution(self, solution: Any) -> bool:
         """submitminingsolution {"id", "nonce", "coinbase"?, "time"?, "version"?}: a nonce found for a candidate"""
@@ -55,7 +45,7 @@ class ControlMethods:
 
     async def generate(self, nblocks: Any, maxtries: Any = None) -> list[str]:
         """generate nblocks: mine blocks now, paid to the profile's payout script (local networks)"""
-        return await self._generate(nblocks, b"")
+        return await self._generate(nblocks, None)
 
     async def generatetoaddress(self, nblocks: Any, address: Any, maxtries: Any = None) -> list[str]:
         """generatetoaddress nblocks "address": mine blocks now, paid to that address (local networks)"""
@@ -132,9 +122,9 @@ class ControlMethods:
         self._node.request_stop()
         return "Nodewright stopping"
 
-    async def _generate(self, count: Any, script: bytes) -> list[str]:
+    async def _generate(self, count: Any, script: bytes | None) -> list[str]:
         number = want_int(count, "nblocks", 1, MAX_GENERATE)
-        return [display(ref.id) for ref in await self._control("generate", count=number, payout=script)]
+        return [display(id) for id in await self._control("generate", count=number, payout=script)]
 
     async def _control(self, command: str, **arguments: Any) -> Any:
         try:

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from nodewright.errors import ConfigurationError
 from nodewright.interfaces.common import Refused
 from nodewright_bsv_api import errors
+from nodewright_bsv_api.bump import bump
 from nodewright_bsv_api.rpc_auth import BasicAuth, open_auth, write_private
-from nodewright_bsv_api.submit import _arc_raw, _arc_raws, bump
+from nodewright_bsv_api.submit import _arc_raw, _arc_raws
 
 
 def test_arc_takes_a_transaction_as_json_hex_text_or_bytes() -> None:
@@ -87,13 +88,13 @@ def test_a_bump_proves_its_leaf_to_the_wallet_library(count: int, data: st.DataO
     leaf, at, path = level[index], index, []
     while len(level) > 1:
         sibling = at ^ 1
-        path.append(level[sibling] if sibling < len(level) else None)
+        path.append(level[min(sibling, len(level) - 1)][::-1].hex())
         level += level[-1:] if len(level) % 2 else []
         level = [_sha256d(level[n] + level[n + 1]) for n in range(0, len(level), 2)]
         at >>= 1
     if not path:
         return  # a block of its coinbase alone has no path to prove
-    raw = bump(leaf, {"height": 813_706, "index": index, "path": path})
+    raw = bump(leaf, {"height": 813_706, "index": index, "siblings": path})
     parsed = merkle_path.from_hex(raw.hex())
     assert parsed.block_height == 813_706
     assert parsed.compute_root(leaf[::-1].hex()) == level[0][::-1].hex()
