@@ -28,13 +28,22 @@ def decode(data: bytes) -> tuple[bytes, ...]:
 
 
 class Bodies:
-    """Implements ``BodyProvider`` for one kind."""
+    """Implements ``BodyProvider`` for one kind. Without ``hashed`` a body is not named by its hash, and whoever uses it
+    checks it, and drops it if it is not what it should be."""
 
-    def __init__(self, blobs: BlobStore, transport: Transport, environment: Environment, kind: str = KIND) -> None:
+    def __init__(
+        self,
+        blobs: BlobStore,
+        transport: Transport,
+        environment: Environment,
+        kind: str = KIND,
+        hashed: bool = True,
+    ) -> None:
         self._blobs = blobs
         self._transport = transport
         self._environment = environment
         self.kind = kind
+        self._hashed = hashed
         transport.provide(kind, self)
 
     async def size(self, id: bytes) -> int | None:
@@ -59,6 +68,9 @@ class Bodies:
     async def have(self, id: bytes) -> bool:
         return (await self._blobs.exists(self.kind, [id]))[0]
 
+    async def drop(self, id: bytes) -> None:
+        await self._blobs.delete(self.kind, [id])
+
     async def fetch(self, id: bytes, first: bytes | None = None) -> None:
         """Until it is here and durable, from ``first`` and then from any peer, round after round."""
         while not await self.have(id):
@@ -67,7 +79,7 @@ class Bodies:
                 data = await self._from(peer, id)
                 if data is None:
                     continue
-                if sha256(data).digest() == id:
+                if not self._hashed or sha256(data).digest() == id:
                     await self._blobs.put(self.kind, id, data)
                     return
                 self._transport.penalise(peer, 20, "a body that does not hash to its name")
