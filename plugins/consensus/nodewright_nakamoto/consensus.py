@@ -36,7 +36,7 @@ from nodewright_nakamoto.config import NakamotoConfig
 from nodewright_nakamoto.fetch import Fetcher
 from nodewright_nakamoto.gauges import Gauges
 from nodewright_nakamoto.messages import SubtreeAnnouncement
-from nodewright_nakamoto.queries import Queries
+from nodewright_nakamoto.queries import Queries, difficulty_of
 from nodewright_nakamoto.serve import Server
 from nodewright_nakamoto.store import ChainStore
 from nodewright_nakamoto.sync import Synchroniser
@@ -158,6 +158,8 @@ class Nakamoto:
         detail = {
             "bits": f"{node.bits:08x}",
             "chain_work": f"{node.work:064x}",
+            "difficulty": difficulty_of(node.bits),
+            "median_time": chain.index.median_time(node),
             "on_best_chain": chain.index.on_active(node),
             "merkle_root": display(node.header.merkle_root),
             "version": node.header.version,

@@ -7,6 +7,9 @@
 ``header`` (``id``): ``{raw, height, on_best_chain, confirmations, chain_work, next, median_time}``; None where unknown
 ``merkle_proof`` (``id``): ``{block, height, index, siblings, root, coinbase}`` of a transaction on the best chain, or None
 ``block_stats`` (``id`` or ``height``): ``{height, hash, transactions, size, bundles, fees, time, interval}``
+``bundle`` (``id``): ``{hash, count, fees, size, conflicting, transactions: [{txid, fee, size}]}``, or None
+``bundle_ids`` (``id``): 32·n bytes of transaction ids without the placeholder, or None
+``bundle_data`` (``id``): the concatenated transactions in leaf order, or None
 ``assembly``: ``{sealed, open, transactions, subtree_size, series}``
 Ids are raw bytes on the way in and display hex on the way out.
 """
@@ -167,6 +170,26 @@ class Queries:
             "time": node.time,
             "interval": node.time - node.parent.time if node.parent else 0,
         }
+
+    async def _query_bundle(self, id: bytes) -> dict[str, Any] | None:
+        held = await self._chain.store.subtree(id)
+        if held is None:
+            return None
+        rows = zip(subtree.split_ids(held.leaves), held.fees, held.sizes, strict=True)
+        return {
+            "hash": display(held.root),
+            "count": len(held),
+            "fees": sum(held.fees),
+            "size": sum(held.sizes),
+            "conflicting": [display(one) for one in held.conflicting],
+            "transactions": [{"txid": display(one), "fee": fee, "size": size} for one, fee, size in rows],
+        }
+
+    async def _query_bundle_ids(self, id: bytes) -> bytes | None:
+        return await self._chain.store.ids(id) if await self._chain.store.has_bundle(id) else None
+
+    async def _query_bundle_data(self, id: bytes) -> bytes | None:
+        return await self._chain.store.subtree_data(id)
 
     async def _query_assembly(self) -> dict[str, Any]:
         assembler = self._chain.assembler

@@ -251,6 +251,9 @@ class ChainStore:
     async def subtree_bytes(self, id: bytes) -> bytes | None:
         return await self.blobs.get(SUBTREE, id)
 
+    async def subtree_data(self, id: bytes) -> bytes | None:
+        return await self.blobs.get(SUBTREE_DATA, id)
+
     async def subtree(self, id: bytes) -> Subtree | None:
         data = await self.blobs.get(SUBTREE, id)
         return None if data is None else await self._environment.offload(formats.decode, data)
