@@ -75,6 +75,6 @@ def run(
 
 def _with_options(plan: Plan, genesis_file: Path | None, log_format: str | None, log_level: str | None) -> Plan:
     if genesis_file is not None:
-        plan = attrs.evolve(plan, genesis=GenesisSettings(file=genesis_file.absolute()))
+        plan = attrs.evolve(plan, genesis=GenesisSettings(file=str(genesis_file.absolute())))
     log = plan.log
     return attrs.evolve(plan, log=attrs.evolve(log, format=log_format or log.format, level=log_level or log.level))

@@ -40,8 +40,8 @@ async def supervise(
                 await nursery.start(service.run, handle)
                 health.set(slot, True)
                 if begun:
-                    environment.logger.info("service runs again", url=service.url)
                     changed()
+                    environment.logger.info("service runs again", url=service.url)
                 else:
                     begun = True
                     task_status.started()

@@ -1,0 +1,202 @@
+"""Node processes with a family of one file: start, node.json, stop, kill, refusals, crashes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PLUGINS = Path(__file__).parent / "plugins"
+TIMEOUT = 60
+
+
+class Node:
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.folder = folder
+        self.arguments = arguments
+        self.process: subprocess.Popen[str] | None = None
+        self.info: dict[str, Any] = {}
+        self.log: list[str] = []
+
+    def start(self) -> Node:
+        """Reads the log until it says that the node is ready, or ends."""
+        command = [sys.executable, "-m", "nodewright", "run", "toy", "--plugins-dir", str(PLUGINS)]
+        self.process = subprocess.Popen(
+            [*command, "--data-dir", str(self.folder), "--log-format", "json", *self.arguments],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        if self.wait_for("ready"):
+            self.info = json.loads((self.folder / "node.json").read_text())
+        return self
+
+    def wait_for(self, event: str) -> bool:
+        assert self.process is not None and self.process.stderr is not None
+        for line in self.process.stderr:
+            self.log.append(line)
+            try:
+                if json.loads(line).get("event") == event:
+                    return True
+            except ValueError:
+                continue
+        return False
+
+    def ask(self, request: str) -> str:
+        host, port = self.info["services"]["line"].removeprefix("tcp://").split(":")
+        with socket.create_connection((host, int(port)), TIMEOUT) as connection:
+            connection.sendall(request.encode() + b"\n")
+            return connection.makefile().readline().strip()
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        assert self.process is not None
+        self.log.append(self.process.communicate(timeout=TIMEOUT)[1])
+        return self.process.returncode
+
+    @property
+    def text(self) -> str:
+        return "".join(self.log)
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Callable[..., Node]]:
+    started: list[Node] = []
+
+    def start(name: str = "a", *arguments: str) -> Node:
+        started.append(Node(tmp_path / name, *arguments))
+        return started[-1].start()
+
+    yield start
+    for item in started:
+        assert item.process is not None
+        if item.process.poll() is None:
+            item.process.kill()
+            item.process.wait()
+        if item.process.stderr is not None:
+            item.process.stderr.close()
+
+
+def transaction(payload: bytes) -> str:
+    return (bytes(44) + payload).hex()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_start_and_stop(node: Callable[..., Node], number: int) -> None:
+    alice = node("alice", "--set", "node.name=alice")
+    assert alice.info["pid"] == alice.process.pid  # type: ignore[union-attr]
+    assert (alice.info["profile"], alice.info["network"], alice.info["name"]) == ("toy", "toynet", "alice")
+    assert alice.ask("submit " + transaction(b"1")).startswith("ok ")
+    assert alice.end(number) == 0, alice.text
+    assert not (alice.folder / "node.json").exists()
+    assert "Traceback" not in alice.text
+
+
+def test_a_service_may_ask_for_a_stop(node: Callable[..., Node]) -> None:
+    alice = node()
+    assert alice.ask("stop") == "stopping"
+    assert alice.wait() == 0
+
+
+def test_kill_keeps_the_pool_and_the_statuses(node: Callable[..., Node]) -> None:
+    alice = node()
+    first = alice.ask("submit " + transaction(b"1")).split()[1]
+    assert alice.ask("mine") == "1"
+    others = [alice.ask("submit " + transaction(b"%d" % number)).split()[1] for number in range(2, 20)]
+    assert alice.end(signal.SIGKILL) == -signal.SIGKILL
+    assert (alice.folder / "node.json").exists()
+    alice.start()
+    assert alice.ask("count") == "18"
+    assert [alice.ask("status " + id) for id in others] == ["pending"] * 18
+    assert alice.ask("status " + first) == "committed"
+    assert alice.ask("mine") == "18"
+    assert alice.end() == 0
+    alice.start()
+    assert alice.ask("count") == "0"
+    assert alice.ask("status " + others[-1]) == "committed"
+
+
+def test_a_second_node_on_the_folder_is_refused(node: Callable[..., Node]) -> None:
+    alice = node("alice", "--set", "node.name=alice")
+    second = node("alice")
+    assert second.wait() == 2
+    assert "alice" in second.text and str(alice.process.pid) in second.text  # type: ignore[union-attr]
+    assert "Traceback" not in second.text
+    assert alice.ask("count") == "0"
+    assert (alice.folder / "node.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--set", "network.id=othernet"), ("othernet", "toynet", "--data-dir")),
+        (("--set", "genesis.document.time=6"), ("genesis", "--data-dir")),
+    ],
+)
+def test_a_folder_of_another_network_is_refused(
+    node: Callable[..., Node], arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    assert node("a").end() == 0
+    other = node("a", *arguments)
+    assert other.wait() == 2
+    assert "Traceback" not in other.text
+    for word in words:
+        assert word in other.text
+
+
+def test_a_genesis_file(node: Callable[..., Node], tmp_path: Path) -> None:
+    path = tmp_path / "g.toml"
+    path.write_text('network = "toynet"\nfamily = "toy"\ntime = 77\n')
+    assert node("a", "--genesis", str(path)).end() == 0
+    path.write_text('network = "elsewhere"\nfamily = "toy"\ntime = 77\n')
+    other = node("b", "--genesis", str(path))
+    assert other.wait() == 2
+    assert "--set network.id=elsewhere" in other.text
+
+
+def test_a_crashing_service_does_not_take_the_node_down(node: Callable[..., Node]) -> None:
+    alice = node()
+    assert alice.ask("die service") == "dying"
+    assert alice.wait_for("service runs again")
+    alice.info = json.loads((alice.folder / "node.json").read_text())
+    assert alice.ask("submit " + transaction(b"1")).startswith("ok ")
+    assert alice.end() == 0
+
+
+def test_consensus_that_dies_ends_the_node_with_one_sentence(node: Callable[..., Node]) -> None:
+    alice = node()
+    alice.ask("die consensus")
+    assert alice.wait() == 1
+    assert "error: consensus: told to die" in alice.text
+    assert "Traceback" not in alice.text
+    assert not (alice.folder / "node.json").exists()
+    assert node("a").ask("count") == "0"
+
+
+@pytest.mark.parametrize("setting", ["consensus.fail=start", "services.line.fail=true"])
+def test_what_cannot_start_is_a_sentence(node: Callable[..., Node], setting: str) -> None:
+    alice = node("a", "--set", setting)
+    assert alice.wait() == 1
+    assert "told to fail" in alice.text and "Traceback" not in alice.text
+
+
+def test_second_signal_ends_at_once(node: Callable[..., Node]) -> None:
+    alice = node()
+    # Both are delivered before the node gets to run: the second finds a stop under way.
+    os.kill(alice.process.pid, signal.SIGSTOP)  # type: ignore[union-attr]
+    os.kill(alice.process.pid, signal.SIGINT)  # type: ignore[union-attr]
+    os.kill(alice.process.pid, signal.SIGTERM)  # type: ignore[union-attr]
+    os.kill(alice.process.pid, signal.SIGCONT)  # type: ignore[union-attr]
+    assert alice.wait() in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+    assert node("a").ask("count") == "0"
