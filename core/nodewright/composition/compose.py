@@ -161,7 +161,7 @@ def _genesis(
         problems.append(f"{origin}: genesis: has both a file and a document: keep one")
         return genesis
     if genesis.file is not None:
-        return attrs.evolve(genesis, file=profile.directory_of(("genesis", "file")) / genesis.file)
+        return attrs.evolve(genesis, file=str(profile.directory_of(("genesis", "file")) / genesis.file))
     document = dict(genesis.document) if genesis.document is not None else {"extends": network.id}
     named = document.setdefault("network", network.id)
     if named != network.id:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -27,8 +27,8 @@ class NetworkSettings:
 class GenesisSettings:
     """One of the two. ``file`` is relative to the profile that names it, and absolute once composed."""
 
-    file: Path | None = setting(None, help="Genesis file, as `nodewright genesis build` writes it.")
-    document: dict[str, Any] | None = setting(None, help="The genesis document itself, as the execution defines it.")
+    file: str | None = setting(None, help="Genesis file, as `nodewright genesis build` writes it.")
+    document: Mapping[str, Any] | None = setting(None, help="The genesis document itself, as the execution defines it.")
 
 
 @attrs.frozen

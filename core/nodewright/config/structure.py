@@ -172,8 +172,8 @@ def _union(kind: Any, converter: cattrs.Converter) -> Callable[[Any, Any], Any]:
                 return converter.structure(value, member)
             except Mismatches as error:
                 errors.append(error)
-            except (ValueError, TypeError):
-                pass
+            except Exception:  # any other refusal says no more than the sentence below
+                continue
         deeper = [error for error in errors if any(mismatch.path for mismatch in error.found)]
         raise deeper[0] if len(deeper) == 1 else _wrong(kind, value)
 
@@ -196,7 +196,7 @@ def _sequence(kind: Any, converter: cattrs.Converter) -> Callable[[Any, Any], An
             expected = arguments[index] if fixed else arguments[0] if arguments else Any
             try:
                 items.append(converter.structure(item, expected))
-            except (Mismatches, ValueError, TypeError) as error:
+            except Exception as error:  # cattrs and converters of plugins raise what they like
                 problems += _below(str(index), error, expected, item)
         if problems:
             raise Mismatches(problems)
@@ -216,7 +216,7 @@ def _mapping(kind: Any, converter: cattrs.Converter) -> Callable[[Any, Any], Any
         for key, item in value.items():
             try:
                 items[key] = converter.structure(item, expected)
-            except (Mismatches, ValueError, TypeError) as error:
+            except Exception as error:  # cattrs and converters of plugins raise what they like
                 problems += _below(key, error, expected, item)
         if problems:
             raise Mismatches(problems)
@@ -250,7 +250,7 @@ def _table(config: Any, converter: cattrs.Converter) -> Callable[[Any, Any], Any
                 continue
             try:
                 arguments[name] = converter.structure(given, Any if field.type is None else field.type)
-            except (Mismatches, ValueError, TypeError) as error:
+            except Exception as error:  # cattrs and converters of plugins raise what they like
                 problems += _below(name, error, field.type, given)
                 continue
             problems += [Mismatch((name,), message) for message in _bounds(field, arguments[name])]
