@@ -249,9 +249,10 @@ class Bundles:
             raws = self._pool.bodies([candidate.id for candidate in selection.chosen])
             bodies = [raw for raw in raws if raw is not None]
             if bodies:
-                await self._seal(bodies)
+                await self.seal(bodies)
 
-    async def _seal(self, bodies: Sequence[bytes]) -> None:
+    async def seal(self, bodies: Sequence[bytes]) -> BundleRef:
+        """Make a bundle, durable here, and ask everybody to certify it."""
         data = encode(bodies)
         bundle = BundleRef(await self._bodies.put(data), len(bodies), len(data))
         self._open[bundle.id] = _Open(bundle, data)
@@ -260,6 +261,7 @@ class Bundles:
         me = self._chain.rules.me
         if me is not None and self._chain.rules.may_sign:
             await self._stored(me, bundle.id, self._chain.key.sign(stored_message(bundle)))
+        return bundle
 
     async def _send(self, open: _Open) -> None:
         await self._channel.broadcast(u8(BATCH) + bundle_refs([open.bundle]) + blob(open.data))
