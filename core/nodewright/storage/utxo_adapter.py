@@ -42,21 +42,26 @@ from nodewright.storage.utxo_records import (
     LOCKED,
     MARK,
     META,
+    PAGE,
     SPENT,
     TX,
     TXMARK,
+    UNDO,
+    UNDONE,
     Mark,
     Record,
+    block_key,
     decode_mark,
     decode_refs,
     encode_mark,
     encode_ref,
 )
-from nodewright.storage.utxo_walk import read_output, unspent_of
+from nodewright.storage.utxo_walk import read_output, read_spends, unspent_of
 
 FORMAT = b"1"
 DEFAULT_CACHE_BYTES = 64 * 1024 * 1024
 COINBASE_MATURITY = 100
+UNDO_BLOCKS = 1000
 _APPLIED = b"applied"
 _FORMAT = b"format"
 _NO_MARK = Mark(False)
@@ -280,6 +285,7 @@ class KeyValueUtxoStore:
         applied: BlockRef,
         mined: Sequence[bytes] = (),
         unmined: Sequence[bytes] = (),
+        undo: bytes = b"",
     ) -> None:
         async with self._lock:
             change, results = await self._plan(remove, create, height)
@@ -293,8 +299,49 @@ class KeyValueUtxoStore:
             await self._bundles.take_out(change.batch, unmined, None, applied)
             await self._bundles.put_in(change.batch, applied, mined)
             change.batch.put(META, _APPLIED, encode_ref(applied))
+            if undo:
+                await self._keep_undo(change.batch, applied, undo)
             await self._commit(change, durable=True)
             self._applied = applied
+
+    async def _keep_undo(self, batch: WriteBatch, block: BlockRef, undo: bytes) -> None:
+        """Beside its own, each block takes out the records of the blocks UNDO_BLOCKS below it."""
+        old = max(0, block.height - UNDO_BLOCKS).to_bytes(8, "big")
+        page = await self.store.scan(UNDONE, old, limit=1000)
+        for key, _ in page.items if block.height >= UNDO_BLOCKS else ():
+            batch.delete(UNDONE, key)
+            batch.delete(UNDO, key[8:])
+        batch.put(UNDO, block.id, undo)
+        batch.put(UNDONE, block_key(block), b"")
+
+    async def undo(self, block: bytes) -> bytes | None:
+        (row,) = await self.store.get_many(UNDO, [block])
+        return row
+
+    async def transactions(self, txids: Sequence[bytes]) -> list[UtxoTransaction | None]:
+        async with self._lock:
+            rows = await self.store.get_many(TX, txids)
+            effects: list[UtxoTransaction | None] = []
+            for txid, row in zip(txids, rows, strict=True):
+                if row is None:
+                    effects.append(None)
+                    continue
+                record = Record(row, complete=False)
+                spends = tuple(await read_spends(self.store, txid, record))
+                effects.append(UtxoTransaction(txid, spends, await self._vector(txid, record), record.coinbase))
+        return effects
+
+    async def _vector(self, txid: bytes, record: Record) -> bytes:
+        """The serialised output vector as it was created."""
+        if record.paged is None:
+            return record.body[7 + 36 * int.from_bytes(record.body[5:7], "little") :]
+        keys = [txid + b"o" + page.to_bytes(4, "big") for page in range(record.paged.pages)]
+        return b"".join(row or b"" for key in keys for row in await self.store.get_many(PAGE, [key]))
+
+    async def bundle(self, bundle: bytes) -> bytes | None:
+        async with self._lock:
+            pages = [page async for page in self._bundles.read(self.store, bundle)]
+        return b"".join(pages) if pages else None
 
     async def _plan(
         self, remove: Sequence[UtxoTransaction], create: Sequence[UtxoTransaction], height: int

@@ -13,6 +13,8 @@ Tables (numbers in big-endian where they are keys, little-endian in values)::
     utxo_block     height u64 ‖ block id      (n u8 ‖ bundle)*
     utxo_fresh     bundle                     height u64: mined, its transactions still among ``utxo_admitted``
     utxo_buried    txid                       count u32: outputs whose spender is buried deep enough to prune
+    utxo_undo      block id                   the execution's record of how to revert that block
+    utxo_undone    height u64 ‖ block id      empty: which undo records are old enough to delete
     utxo_meta      applied | sequence | prune | format
 
 A row of ``utxo_tx`` is ``flags u8 ‖ height u32 ‖ spends u16 ‖ spends (36 each) ‖ outputs`` or, when that is over 1 MiB,
@@ -43,6 +45,8 @@ MINED = "utxo_mined"
 BLOCK = "utxo_block"
 FRESH = "utxo_fresh"
 BURIED = "utxo_buried"
+UNDO = "utxo_undo"
+UNDONE = "utxo_undone"
 META = "utxo_meta"
 
 PAGE_BYTES = 1024 * 1024
