@@ -121,6 +121,10 @@ class SimulatedLink:
     async def receive(self) -> bytes:
         return await self.into.receive()
 
+    async def wait_closed(self) -> None:
+        while not self.into.closed:
+            await self.into.lot.park()
+
     def close(self) -> None:
         for wire in (self.out, self.into):
             if not wire.lost:  # across a partition the other end must find out by itself

@@ -27,6 +27,8 @@ from nodewright.transport.link import Limits, Link
 from nodewright.transport.session import Grant, Session
 
 MAX_REMEMBERED_SCORES = 4096
+ALREADY_CONNECTED = "already connected"
+ITSELF = "it is this node itself"
 
 
 class PeerEvents:
@@ -201,16 +203,19 @@ class PeerHub:
     def refusal(self, peer: bytes, inbound: bool) -> str | None:
         """Why a connection to this key is not wanted now, or None."""
         if peer == self.node_id:
-            return "it is this node itself"
+            return ITSELF
         if peer in self.banned():
             return "banned"
         if self._allow and peer not in self._allow:
             return f"the node key {peer.hex()} is not in the allow list"
         current = self._sessions.get(peer)
         if current is not None:
+            # Who dialled the current one and dials again knows that it is dead; this node's own is not.
             dialled_by = peer if inbound else self.node_id
-            if dialled_by != current.dialled_by and dialled_by != min(peer, self.node_id):
-                return "already connected"
+            if dialled_by == current.dialled_by:
+                return None if inbound else ALREADY_CONNECTED
+            if dialled_by != min(peer, self.node_id):
+                return ALREADY_CONNECTED
         elif len(self._sessions) >= self.limits.max_peers:
             return f"this node has its {self.limits.max_peers} peers"
         return None

@@ -24,6 +24,9 @@ class Link(Protocol):
     async def receive(self) -> bytes:
         """Raises LinkClosed."""
 
+    async def wait_closed(self) -> None:
+        """Until the other end has closed it, or it was lost: what was sent before has then arrived or never will."""
+
     def close(self) -> None:
         """At once, from any task of the trio thread; idempotent."""
 
@@ -67,6 +70,7 @@ class Limits:
     fetches_per_peer: int = 8
     fetch_credit_bytes: int = 4 * 1024 * 1024
     hello_seconds: float = 10.0
+    goodbye_seconds: float = 0.5
     keepalive_seconds: float = 5.0
     dead_seconds: float = 20.0
     ban_score: int = 100

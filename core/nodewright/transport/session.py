@@ -72,7 +72,7 @@ class Session:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._guard, self._converse, nursery)
                 await self._ended.wait()
-                with trio.move_on_after(0.2):
+                with trio.move_on_after(self._limits.goodbye_seconds):
                     await self._farewell()
                 nursery.cancel_scope.cancel()
         finally:
@@ -98,6 +98,7 @@ class Session:
     async def _farewell(self) -> None:
         try:
             await self._link.send(frames.bye(self.reason or ""))
+            await self._link.wait_closed()
         except LinkClosed:
             pass
 
