@@ -82,6 +82,8 @@ class Assembly:
         self._filled = trio.Event()
         self._partial = (-1, 0)  # series and leaves of the last partial announcement
         self._counter = 0
+        # Two nodes that pay one script still make different coinbases.
+        self._tag = config.coinbase_text.encode() + chain.environment.entropy(4)
         keeper.pinned = lambda: {built.root for _, built in self._built}
 
     # --- filling ---
@@ -189,7 +191,8 @@ class Assembly:
         time = max(int(chain.environment.now()), chain.index.median_time(parent) + 1)
         if payout is None:
             payout = bytes.fromhex(self.config.payout_script)
-        prologue = await chain.execution.prologue(chain.context(parent, time, fees=fees, extra=payout))
+        context = chain.context(parent, time, fees=fees, proposer=payout, extra=self._tag)
+        prologue = await chain.execution.prologue(context)
         first = await chain.environment.offload(FirstSubtree.of, subtrees[0].leaves) if subtrees else None
         branch = coinbase_branch(first, [one.root for one in subtrees], [len(one) for one in subtrees])
         self._counter += 1

@@ -305,7 +305,8 @@ class Chain:
         return any(node is not None and self.index.is_ancestor(node, tip) for node in nodes)
 
     def context(self, parent: Node, time: int, **more: Any) -> BlockContext:
-        """``extra`` is the median time past of the parent (8 bytes little-endian) unless a prologue is asked for."""
+        """For ``execute``: ``extra`` is the median time past of the parent, 8 bytes little-endian. For ``prologue``:
+        ``proposer`` is the script to pay (empty: the execution's default), ``extra`` what the coinbase says."""
         height = parent.height + 1
         more.setdefault("extra", self.index.median_time(parent).to_bytes(8, "little"))
         return BlockContext(height=height, time=time, protocol_version=self.genesis.protocol_version(height), **more)

@@ -27,6 +27,7 @@ class NakamotoConfig:
     payout_script: str = setting(
         "", help="hexadecimal locking script that built blocks pay to; empty: the execution's own default"
     )
+    coinbase_text: str = setting("nodewright", help="what the coinbases of built blocks say, at most 40 bytes of UTF-8")
     take_count: int = setting(4096, help="transactions taken from the pool at a time", minimum=1, maximum=1_000_000)
     max_unmined_bundles: int = setting(
         1024, help="stored subtrees that no block names, beyond which the oldest are dropped", minimum=8, maximum=1_000_000
@@ -48,4 +49,6 @@ def check(config: NakamotoConfig) -> list[str]:
         bytes.fromhex(config.payout_script)
     except ValueError:
         problems.append("payout_script must be hexadecimal")
+    if len(config.coinbase_text.encode()) > 40:
+        problems.append("coinbase_text must have at most 40 bytes of UTF-8")
     return problems
