@@ -279,7 +279,8 @@ class Pool:
         return self._limits.max_bytes - held - self._waiting.bytes_used
 
     async def _admit_batches(self, sender: trio.MemorySendChannel[Batch]) -> None:
-        async with sender:
+        # Not ``async with``: its checkpoint would be cancelled when the other side ends, and hide an error raised here.
+        with sender:
             while (batch := await self._waiting.next()) is not None:
                 try:
                     batch.final_mark = self._final.last_number
