@@ -336,7 +336,8 @@ class KeyValueUtxoStore:
         if record.paged is None:
             return record.body[7 + 36 * int.from_bytes(record.body[5:7], "little") :]
         keys = [txid + b"o" + page.to_bytes(4, "big") for page in range(record.paged.pages)]
-        return b"".join(row or b"" for key in keys for row in await self.store.get_many(PAGE, [key]))
+        pages = [(await self.store.get_many(PAGE, [key]))[0] for key in keys]  # one by one: each may be a megabyte
+        return b"".join(page or b"" for page in pages)
 
     async def bundle(self, bundle: bytes) -> bytes | None:
         async with self._lock:
