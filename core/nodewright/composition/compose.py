@@ -49,7 +49,7 @@ def compose(profile: Profile, registry: Registry) -> Plan:
             problems.append(f'{profile.source}: a node needs [{slot}]: write  [{slot}]  and under it  use = "NAME"{known}')
     absent = frozenset(slot for slot in found if slot not in chosen) | unread
     wiring, wrong = wire({slot: provided.value for slot, provided in chosen.items()}, absent, registry)
-    problems += [f"{profile.origin(*_path(problem.slot))}: {problem.slot}: {problem.message}" for problem in wrong]
+    problems += [f"{profile.origin(*_path(problem.slot), 'use')}: {problem.slot}: {problem.message}" for problem in wrong]
     if problems:
         raise ConfigurationError(problems)
     components = tuple(

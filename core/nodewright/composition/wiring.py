@@ -131,8 +131,9 @@ def _instead(requirement: Requirement, registry: Registry) -> str:
 
 def _what(requirement: Requirement) -> str:
     extra = f" with {listed(requirement.capabilities)}" if requirement.capabilities else ""
-    article = "an" if requirement.contract[0] in "aeiou" else "a"
-    return f"{article} {requirement.contract}{extra}"
+    noun = " store" if kind_of(requirement.slot) == "storage" else ""
+    article = "an" if requirement.contract[0] in "aeio" else "a"
+    return f"{article} {requirement.contract}{noun}{extra}"
 
 
 def _could_provide(requirement: Requirement, registry: Registry) -> list[str]:
