@@ -36,12 +36,14 @@ DATA_FOLDER = "nodewright-data"
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Overrides log.level of the profile."
 )
+@click.option("--stop-with-stdin", is_flag=True, help="Also stop when standard input ends (for programs that start nodes).")
 def run(
     request: ProfileRequest,
     data_dir: Path | None,
     genesis_file: Path | None,
     log_format: str | None,
     log_level: str | None,
+    stop_with_stdin: bool,
 ) -> None:
     """Run a node in the foreground until it is told to stop.
 
@@ -70,7 +72,7 @@ def run(
     format = plan.log.format if plan.log.format != "auto" else "console" if sys.stderr.isatty() else "json"
     logger = logging.configure(plan.node.name, "json" if format == "json" else "console", plan.log.level)
     folder = data_dir if data_dir is not None else Path(DATA_FOLDER, plan.profile)
-    run_process(Runtime(plan, genesis, folder.absolute(), logger, host.notify))
+    run_process(Runtime(plan, genesis, folder.absolute(), logger, host.notify), stop_with_stdin)
 
 
 def _with_options(plan: Plan, genesis_file: Path | None, log_format: str | None, log_level: str | None) -> Plan:

@@ -20,15 +20,18 @@ STOP_GRACE_SECONDS = 5.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def run_process(runtime: Runtime) -> None:
-    """Blocks until the node has stopped. Raises what it died of."""
-    trio.run(_run, runtime)
+def run_process(runtime: Runtime, stop_with_stdin: bool = False) -> None:
+    """Blocks until the node has stopped. Raises what it died of. ``stop_with_stdin``: also stop when standard input
+    ends, which it does when the process that holds its other end is gone."""
+    trio.run(_run, runtime, stop_with_stdin)
 
 
-async def _run(runtime: Runtime) -> None:
+async def _run(runtime: Runtime, stop_with_stdin: bool) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(_obey_signals, runtime)
         nursery.start_soon(_enforce_deadline, runtime)
+        if stop_with_stdin:
+            nursery.start_soon(_obey_stdin, runtime)
         try:
             await runtime.run()
         finally:
@@ -43,6 +46,14 @@ async def _obey_signals(runtime: Runtime, task_status: trio.TaskStatus[None] = t
                 _end_now(f"{signal.Signals(number).name} again: ended at once", 128 + number)
             runtime.environment.logger.info("asked to stop", signal=signal.Signals(number).name)
             runtime.request_stop()
+
+
+async def _obey_stdin(runtime: Runtime) -> None:
+    async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as stream:
+        async for _ in stream:
+            pass
+    runtime.environment.logger.info("asked to stop", reason="standard input ended")
+    runtime.request_stop()
 
 
 async def _enforce_deadline(runtime: Runtime) -> None:
