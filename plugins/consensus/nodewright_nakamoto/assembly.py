@@ -82,7 +82,7 @@ class Assembly:
         self._filled = trio.Event()
         self._partial = (-1, 0)  # series and leaves of the last partial announcement
         self._counter = 0
-        # Two nodes that pay one script still make different coinbases.
+        # With the counter behind it: no two nodes, and no two templates of one, make the same coinbase.
         self._tag = config.coinbase_text.encode() + chain.environment.entropy(4)
         keeper.pinned = lambda: {built.root for _, built in self._built}
 
@@ -191,12 +191,13 @@ class Assembly:
         time = max(int(chain.environment.now()), chain.index.median_time(parent) + 1)
         if payout is None:
             payout = bytes.fromhex(self.config.payout_script)
-        context = chain.context(parent, time, fees=fees, proposer=payout, extra=self._tag)
+        self._counter += 1
+        counter = self._counter.to_bytes(8, "little")
+        context = chain.context(parent, time, fees=fees, proposer=payout, extra=self._tag + counter)
         prologue = await chain.execution.prologue(context)
         first = await chain.environment.offload(FirstSubtree.of, subtrees[0].leaves) if subtrees else None
         branch = coinbase_branch(first, [one.root for one in subtrees], [len(one) for one in subtrees])
-        self._counter += 1
-        job = sha256d(parent.id + prologue.id + self._counter.to_bytes(8, "little"))[:16]
+        job = sha256d(parent.id + prologue.id + counter)[:16]
         bits = chain.difficulty.next_bits(parent, chain.index.branch(parent))
         prologue_id = prologue.id or bytes(32)
         made = Template(job, parent, BLOCK_VERSION, bits, time, prologue.raw, prologue_id, subtrees, tuple(branch), fees)

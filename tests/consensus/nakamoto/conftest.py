@@ -502,9 +502,12 @@ class JournalPool:
         for id, _ in transactions:
             self.statuses.pop(id, None)
         answers = await self._enter(transactions)
-        waiting = [(id, raw) for id, raw in self.raw.items() if id not in self.candidates]
-        await self._enter(waiting)
+        await self.recovered()
         return answers
+
+    async def recovered(self) -> None:
+        """What missed a parent before consensus stood at its head."""
+        await self._enter([(id, raw) for id, raw in self.raw.items() if id not in self.candidates])
 
     def __len__(self) -> int:
         return len(self.raw)
@@ -634,10 +637,12 @@ class Node:
         self.events = Events()
         self.environment = SimulatedEnvironment(seed=1, name=name)
         self.transport: SimulatedTransport | None = None
+        self.cut_at_opening: int | None = None
 
     async def open(self) -> Nakamoto:
         """Open everything and recover, without running."""
         self.power = Power()
+        self.power.cut_at = self.cut_at_opening
         stores = {slot: PoweredStore(disk, self.power) for slot, disk in self.disks.items()}
         self.ledger = Ledger(stores["state"])
         await self.ledger.open()
@@ -657,6 +662,7 @@ class Node:
             transport=self.transport,
         )
         await self.consensus.recover()
+        await self.pool.recovered()
         return self.consensus
 
     def lose_power(self, keep: Callable[[int], int] = lambda unsynced: 0) -> None:
@@ -689,6 +695,25 @@ class Node:
         """Until everything the pool handed out stands in the assembly."""
         assembler = self.consensus.chain.assembler
         await until(lambda: not self.pool.ready and len(assembler) >= len(self.pool.candidates))
+
+    async def fill(self) -> None:
+        """Without ``run``: one turn of the loop that takes from the pool."""
+        if self.pool.ready:
+            candidates = await self.pool.take(1000)
+            async with self.consensus.chain.lock:
+                await self.consensus.assembly._insert(candidates)
+
+    async def feed(self, other: Node, id: bytes) -> None:
+        """Hand over a block of another node with all its bundles, as the synchroniser would."""
+        theirs, chain = other.consensus.chain, self.consensus.chain
+        block, _ = await theirs.read_block(theirs.index.nodes[id])
+        for bundle in block.subtrees:
+            subtree = await theirs.store.subtree(bundle)
+            assert subtree is not None
+            await self.consensus._keeper.keep(subtree, await theirs.store.bodies(subtree), fresh=True)
+        node = chain.add_header(block.header)
+        await chain.store_block(node, block)
+        await chain.activate()
 
     async def generate(self, count: int = 1, payout: bytes | None = None) -> list[bytes]:
         found: list[bytes] = await self.consensus.control("generate", count=count, payout=payout)
