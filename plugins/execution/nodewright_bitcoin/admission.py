@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from attrs import define, field
+
 from nodewright.interfaces.common import Admission, Admitted, BlockRef, Refused
 from nodewright.interfaces.storage import UtxoOutput, UtxoTransaction
-
 from nodewright_bitcoin.checks import (
     Terms,
     check_alone,
@@ -139,7 +139,7 @@ class Admitter:
             if None in spent:
                 continue  # judged missing under the lock, where it may have come
             known = [output for output in spent if output is not None]
-            if txid in unmined or known[0].spender is not None and known[0].spender[:32] == txid:
+            if txid in unmined or (known[0].spender is not None and known[0].spender[:32] == txid):
                 offer.held = True
             terms = check_spent(tx, known, height, parameters)
             if isinstance(terms, RuleError):
@@ -190,9 +190,7 @@ class Admitter:
             return
         store, state = self.engine.store, self.engine.state
         asked = list(
-            dict.fromkeys(
-                txid for offer in waiting for txid in (offer.tx.txid, *(spent[:32] for spent in offer.tx.spends))
-            )
+            dict.fromkeys(txid for offer in waiting for txid in (offer.tx.txid, *(spent[:32] for spent in offer.tx.spends)))
         )
         known = dict(zip(asked, await store.known(asked), strict=True))
         for offer in waiting:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from attrs import frozen
+
 from nodewright.interfaces.common import Refused
 from nodewright.interfaces.storage import UtxoOutput
-
 from nodewright_bitcoin.columns import Parsed
 from nodewright_bitcoin.network import ChainParameters
 from nodewright_bitcoin.policy import Policy, check_fee, check_policy, check_policy_sigops, minimum_fee
@@ -87,9 +87,7 @@ def check_when(tx: Parsed, terms: Terms, height: int, time: int) -> RuleError | 
     return None
 
 
-def check_worth(
-    tx: Parsed, terms: Terms, spent: Sequence[UtxoOutput], era: Era, policy: Policy
-) -> RuleError | None:
+def check_worth(tx: Parsed, terms: Terms, spent: Sequence[UtxoOutput], era: Era, policy: Policy) -> RuleError | None:
     """Policy that depends on the outputs spent: the fee, and before Genesis the signature operations."""
     if terms.fee < minimum_fee(len(tx.raw), policy):
         return check_fee(len(tx.raw), terms.fee, policy)

@@ -8,7 +8,6 @@ from typing import Any
 from nodewright.errors import ConfigurationError
 from nodewright.interfaces.common import BlockContext
 from nodewright.interfaces.storage import UtxoTransaction
-
 from nodewright_bitcoin.encoding import INT32, INT64, UINT32, ParseError, sha256d, write_compact_size
 from nodewright_bitcoin.network import ChainParameters, address_to_script
 from nodewright_bitcoin.rules import MAX_COINBASE_SCRIPT_BYTES, MAX_MONEY, RuleError, check_coinbase, era_at, subsidy

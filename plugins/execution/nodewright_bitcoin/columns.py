@@ -14,9 +14,9 @@ from types import ModuleType
 from typing import Any
 
 from attrs import define
+
 from nodewright.interfaces.common import Refused
 from nodewright.kernels.switch import compiled
-
 from nodewright_bitcoin.encoding import INT64, ParseError, read_compact_size
 from nodewright_bitcoin.transaction import SEQUENCE_FINAL, Transaction
 
@@ -80,9 +80,7 @@ def parse_batch(raws: Sequence[bytes], max_bytes: int) -> Batch:
 
 def parse_one(raw: bytes, max_bytes: int) -> Parsed | Refused:
     if len(raw) > max_bytes:
-        return Refused(
-            "tx-size", f"the transaction has {len(raw)} bytes, more than the {max_bytes} taken here", "policy"
-        )
+        return Refused("tx-size", f"the transaction has {len(raw)} bytes, more than the {max_bytes} taken here", "policy")
     try:
         tx = Transaction.parse(bytes(raw))
     except ParseError as error:

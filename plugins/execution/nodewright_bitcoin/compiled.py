@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
 from nodewright.kernels.compiled.batches import hash160_ranges, rows
 from nodewright.kernels.compiled.sha256 import BYTES, sha256_ranges
 from nodewright.kernels.compiled.tools import njit, types
@@ -38,9 +39,7 @@ MAX_MONEY = 2_100_000_000_000_000
 MAX_FAST_INPUTS = 1000
 P2PKH, P2PK = 1, 2
 HASH_TYPE = 0x41
-HALF_ORDER = np.frombuffer(
-    bytes.fromhex("7fffffffffffffffffffffffffffffff5d576e7357a4501ddfe92f46681b20a0"), np.uint8
-)
+HALF_ORDER = np.frombuffer(bytes.fromhex("7fffffffffffffffffffffffffffffff5d576e7357a4501ddfe92f46681b20a0"), np.uint8)
 
 TABLE = types.int64[:, ::1]
 OFFSETS = types.int64[::1]
@@ -304,9 +303,7 @@ def _gather(
 
 
 @njit(
-    types.void(
-        BUFFER, TABLE, TABLE, OFFSETS, BUFFER, TABLE, OFFSETS, DIGESTS, DIGESTS, DIGESTS, BUFFER, OFFSETS, OFFSETS
-    ),
+    types.void(BUFFER, TABLE, TABLE, OFFSETS, BUFFER, TABLE, OFFSETS, DIGESTS, DIGESTS, DIGESTS, BUFFER, OFFSETS, OFFSETS),
     nogil=True,
     cache=True,
 )

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from attrs import define
+
 from nodewright.interfaces.storage import UtxoOutput
 from nodewright.interfaces.verifier import Verifier
 from nodewright.kernels.switch import compiled
-
 from nodewright_bitcoin.columns import KERNELS, Columns, Parsed
 from nodewright_bitcoin.network import ChainParameters
 from nodewright_bitcoin.policy import Policy, check_policy_scripts
@@ -59,6 +59,9 @@ class VerifiedCache:
         while len(self._rules) > self._most:
             self._rules.pop(next(iter(self._rules)), None)
 
+    def clear(self) -> None:
+        self._rules.clear()
+
     def __len__(self) -> int:
         return len(self._rules)
 
@@ -87,9 +90,7 @@ def verify_batch(
     return answers
 
 
-def _by_columns(
-    tasks: Sequence[ScriptTask], columns: Columns | None, flags: int, verifier: Verifier
-) -> set[int] | range:
+def _by_columns(tasks: Sequence[ScriptTask], columns: Columns | None, flags: int, verifier: Verifier) -> set[int] | range:
     """Indexes of the tasks that surely pass."""
     kernels = compiled(KERNELS)
     candidates = [(index, task) for index, task in enumerate(tasks) if task.tx.row >= 0]

@@ -7,6 +7,7 @@ Invariants:
   its body has not been seen since the node started or a block was reverted. Fee and size of a bare one are unknown, so it
   is neither selected nor part of a bundle until its body comes again; it can still lose to a block (the store has its
   effect).
+- ``bare`` counts those.
 - ``spenders`` maps every outpoint spent by a reservation that is not bare to its id. No outpoint has two.
 - No method awaits: a caller never sees half a change.
 
@@ -18,9 +19,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from attrs import define
-from nodewright.interfaces.storage import UtxoOutput, UtxoTransaction
 
-from nodewright_bitcoin.columns import output_at, output_count
+from nodewright.interfaces.storage import UtxoTransaction
+from nodewright_bitcoin.columns import output_count
 
 VOUT = [index.to_bytes(4, "little") for index in range(256)]
 
@@ -47,6 +48,7 @@ class Reservations:
     def __init__(self) -> None:
         self.unmined: dict[bytes, Reservation | None] = {}
         self.spenders: dict[bytes, bytes] = {}
+        self.bare = 0
 
     def __contains__(self, txid: bytes) -> bool:
         return txid in self.unmined
@@ -57,6 +59,8 @@ class Reservations:
 
     def add(self, reservation: Reservation) -> None:
         effect = reservation.effect
+        if effect.txid in self.unmined and self.unmined[effect.txid] is None:
+            self.bare -= 1
         self.unmined[effect.txid] = reservation
         txid = effect.txid
         for spent in effect.spends:
@@ -64,12 +68,18 @@ class Reservations:
 
     def add_bare(self, txids: Iterable[bytes]) -> None:
         for txid in txids:
-            self.unmined.setdefault(txid, None)
+            if txid not in self.unmined:
+                self.unmined[txid] = None
+                self.bare += 1
 
     def drop(self, txid: bytes) -> Reservation | None:
         """Released, evicted or mined. Unknown ids are ignored."""
-        reservation = self.unmined.pop(txid, None)
-        if reservation is not None:
+        if txid not in self.unmined:
+            return None
+        reservation = self.unmined.pop(txid)
+        if reservation is None:
+            self.bare -= 1
+        else:
             spenders = self.spenders
             for spent in reservation.effect.spends:
                 if spenders.get(spent) == txid:
@@ -82,14 +92,6 @@ class Reservations:
             return False
         reservation = self.unmined[txid]
         return reservation is None or reservation.stored
-
-    def output(self, spent: bytes) -> UtxoOutput | None:
-        """An output of a reservation that is not bare; ``spender`` is left to ``spenders``."""
-        reservation = self.unmined.get(spent[:32])
-        if reservation is None:
-            return None
-        found = output_at(reservation.effect.outputs, int.from_bytes(spent[32:], "little"))
-        return None if found is None else UtxoOutput(found[0], found[1], reservation.height)
 
     def children(self, effect: UtxoTransaction) -> list[bytes]:
         """Reservations (not bare ones) that spend outputs of ``effect``."""

@@ -1,0 +1,313 @@
+"""The execution ``bitcoin``: an unspent-output state with one durable head, behind the ``Execution`` contract.
+
+Invariants:
+- The UTXO state always equals replay(blocks up to the applied one) + reservations; every method is idempotent.
+- Order of writes: a reservation enters the store only at ``confirm`` (the pool has journalled it by then); a block
+  enters it in one durable commit. A crash between any two steps leaves a state that ``open`` and the pool's replay of its
+  journal complete: ``admit`` of a stored transaction answers ``known`` and brings its effect back to memory.
+- One lock covers every change of the applied block or of reservations; reads, parsing and scripts run outside of it.
+  ``generation`` counts changes that outputs read before may not have survived (blocks, releases, freezes).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import trio
+
+from nodewright.errors import Pruned, StoreError, UnknownQuery
+from nodewright.interfaces.common import Admission, BlockContext, BlockRef, Bundle
+from nodewright.interfaces.environment import Environment
+from nodewright.interfaces.execution import (
+    BundleVerdict,
+    Candidate,
+    ExecutionRequest,
+    ExecutionResult,
+    Invalid,
+    Limits,
+    Prologue,
+    Reverted,
+    Selection,
+    View,
+)
+from nodewright.interfaces.storage import UtxoOutput, UtxoRefused, UtxoStore, UtxoTransaction
+from nodewright.interfaces.verifier import Verifier
+from nodewright_bitcoin import coinbase
+from nodewright_bitcoin.admission import Admitter
+from nodewright_bitcoin.blocks import Blocks
+from nodewright_bitcoin.bundles import Bundles
+from nodewright_bitcoin.columns import Parsed, parse_batch
+from nodewright_bitcoin.encoding import sha256d
+from nodewright_bitcoin.network import ChainParameters
+from nodewright_bitcoin.policy import Policy
+from nodewright_bitcoin.rules import COIN
+from nodewright_bitcoin.scripts import VerifiedCache
+from nodewright_bitcoin.staged import staged_outputs
+from nodewright_bitcoin.state import Reservation, Reservations, descendants_first
+from nodewright_bitcoin.transaction import MAX_TRANSACTION_BYTES
+
+T = TypeVar("T")
+
+# A thread hop costs about a hundred microseconds, a plain signature check half of that.
+WORTH_A_HOP = 4
+REASSIGNED_AFTER_BLOCKS = 1000
+EXTENDED_FORM_FACTOR = 4
+
+
+class BitcoinEngine:
+    capabilities: frozenset[str] = frozenset({"undo", "single-head"})
+    format: str = "bitcoin-1"
+
+    def __init__(
+        self,
+        store: UtxoStore,
+        verifier: Verifier,
+        environment: Environment,
+        parameters: ChainParameters,
+        policy: Policy,
+        payout: bytes,
+        cache_bytes: int,
+    ) -> None:
+        self.store = store
+        self.verifier = verifier
+        self.environment = environment
+        self.parameters = parameters
+        self.policy = policy
+        self.payout = payout
+        # The extended form carries the scripts of the outputs spent as well.
+        self.max_raw_bytes = EXTENDED_FORM_FACTOR * policy.max_transaction_bytes
+        self.verified = VerifiedCache(cache_bytes)
+        self.state = Reservations()
+        self.lock = trio.Lock()
+        self.generation = 0
+        self.applied_block: BlockRef | None = None
+        self._admitter = Admitter(self)
+        self._bundles = Bundles(self)
+        self._blocks = Blocks(self, self._bundles)
+
+    async def load(self) -> None:
+        """Where the store stands, and which transactions it holds unmined (bare until the pool admits them again)."""
+        self.applied_block = await self.store.applied()
+        self.state.add_bare([item.txid async for item in self.store.iterate_unmined()])
+
+    async def offload_batch(self, count: int, function: Callable[..., T], *arguments: Any) -> T:
+        """One hop for a batch; none for a few."""
+        if count < WORTH_A_HOP:
+            return function(*arguments)
+        return await self.environment.offload(function, *arguments)
+
+    def moved(self, block: BlockRef) -> None:
+        self.applied_block = block
+        self.generation += 1
+
+    # --- genesis and transactions ------------------------------------------------------------------------------------
+
+    async def genesis(self, document: Mapping[str, Any], block: BlockRef) -> bytes | None:
+        """``document`` is the whole genesis document or its table ``execution``. The coinbase of the genesis block is not
+        spendable and enters no state; ``allocations`` do (see ``coinbase.allocation``)."""
+        table = document.get("execution", document)
+        given = coinbase.allocation(table if isinstance(table, Mapping) else {}, self.parameters)
+        async with self.lock:
+            if self.applied_block is not None:
+                return None
+            mark = sha256d(b"genesis" + block.id)
+            if given is not None:
+                await self.store.assign_bundle(mark, given.txid)
+            create, mined = ([given], [mark]) if given is not None else ([], [])
+            await self.store.replace((), create, block.height, block, mined=mined)
+            self.moved(block)
+        return None
+
+    async def identify(self, txs: Sequence[bytes]) -> list[bytes | None]:
+        batch = await self.offload_batch(len(txs), parse_batch, txs, MAX_TRANSACTION_BYTES)
+        return [item.txid if isinstance(item, Parsed) else None for item in batch.items]
+
+    async def admit(self, txs: Sequence[bytes], head: BlockRef, time: int) -> list[Admission]:
+        if not txs:
+            return []
+        return await self._admitter.admit(txs, head, time)
+
+    async def confirm(self, ids: Sequence[bytes]) -> None:
+        """Ids that are not reserved any more are passed over: a block took or displaced them meanwhile."""
+        async with self.lock:
+            by_height: dict[int, list[Reservation]] = {}
+            for txid in ids:
+                reserved = self.state.get(txid)
+                if reserved is not None and not reserved.stored:
+                    by_height.setdefault(reserved.height, []).append(reserved)
+            for height, reserved_there in by_height.items():
+                effects = [reserved.effect for reserved in reserved_there]
+                with trio.CancelScope(shield=True):
+                    results = await self.store.spend_and_create(effects, height)
+                    for reserved, refused in zip(reserved_there, results, strict=True):
+                        reserved.stored = refused is None
+                for effect, refused in zip(effects, results, strict=True):
+                    if refused is not None:
+                        raise StoreError(
+                            f"the UTXO store refuses the admitted transaction {effect.txid[::-1].hex()}: input "
+                            f"{refused.input} is {refused.code}"
+                        )
+
+    async def release(self, ids: Sequence[bytes]) -> list[bytes]:
+        async with self.lock:
+            family = await self._blocks.family(ids)
+            effects = descendants_first(list(family.values()))
+            await self._remove(effects)
+        return [effect.txid for effect in effects]
+
+    async def _remove(self, effects: Sequence[UtxoTransaction]) -> None:
+        stored = [effect for effect in effects if self.state.is_stored(effect.txid)]
+        with trio.CancelScope(shield=True):
+            if stored:
+                await self.store.remove(stored)
+            for effect in effects:
+                self.state.drop(effect.txid)
+            if effects:
+                self.generation += 1
+
+    # --- blocks ------------------------------------------------------------------------------------------------------
+
+    async def select(self, parent: BlockRef, candidates: Sequence[Candidate], limits: Limits) -> Selection:
+        """All that are ready, in the order given, up to the limits; a child never without its parents before it."""
+        state = self.state
+        chosen: list[Candidate] = []
+        deferred: list[Candidate] = []
+        rejected: dict[bytes, str] = {}
+        waiting: set[bytes] = set()
+        size = 0
+        for candidate in candidates:
+            reserved = state.get(candidate.id)
+            if reserved is None:
+                if candidate.id not in state:
+                    rejected[candidate.id] = "it is in a block, or gave way to one"
+                    continue
+                waits = True
+            else:
+                full = len(chosen) >= limits.max_count or size + candidate.size > limits.max_bytes
+                waits = full or reserved.min_height > parent.height + 1
+                if waiting and not waits:
+                    waits = any(spent[:32] in waiting for spent in reserved.effect.spends)
+            if waits:
+                waiting.add(candidate.id)
+                deferred.append(candidate)
+            else:
+                chosen.append(candidate)
+                size += candidate.size
+        return Selection(chosen, rejected, deferred)
+
+    async def prologue(self, context: BlockContext) -> Prologue:
+        """The coinbase: to ``context.proposer`` (a locking script) where it is not empty, else to the configured payout."""
+        raw = coinbase.make(context, context.proposer or self.payout, self.parameters)
+        return Prologue(raw, sha256d(raw))
+
+    async def validate_bundle(self, bundle: Bundle, head: BlockRef) -> BundleVerdict:
+        return await self._bundles.verdict(bundle, head)
+
+    async def execute(self, request: ExecutionRequest) -> ExecutionResult:
+        return await self._blocks.execute(request)
+
+    async def verify_witness(self, request: ExecutionRequest, witness: bytes) -> ExecutionResult:
+        return Invalid("no-witness", "this execution makes no witnesses (capability witness)")
+
+    async def commit(self, block: BlockRef, shard: int = 0) -> Mapping[bytes, bytes] | None:
+        return await self._blocks.commit(block)
+
+    async def revert(self, block: BlockRef, shard: int = 0) -> Reverted:
+        return await self._blocks.revert(block)
+
+    async def abandon(self, block: BlockRef, shard: int = 0) -> None:
+        self._blocks.plans.pop(block.id, None)
+
+    async def applied(self, shard: int = 0) -> BlockRef | None:
+        return self.applied_block
+
+    # --- queries -----------------------------------------------------------------------------------------------------
+
+    async def query(self, view: View, kind: str, **arguments: Any) -> Any:
+        """Only the head can be read. Kinds:
+
+        ``outputs(outpoints)`` → ``UtxoOutput`` or None each, reservations included. ``known(txids)`` → bool each.
+        ``chain`` → the ``ChainParameters``. ``unspent_digest`` → height, bestblock, txouts, total (satoshis), total_amount
+        (coins) and hash_serialized over all unspent outputs, equal on every database that holds the same set.
+        ``unmined`` → (id, whether its body is awaited) of every reservation. ``freeze(outpoints)``,
+        ``unfreeze(outpoints)``, ``reassign(changes)`` → ``UtxoRefused`` or None each; these three change the state."""
+        if view.kind == "block" and view.block != self.applied_block:
+            raise Pruned("only the head's state is held")
+        queries: dict[str, Callable[..., Any]] = {
+            "outputs": self._outputs,
+            "known": self._known,
+            "chain": self._chain,
+            "unspent_digest": self._unspent_digest,
+            "unmined": self._unmined,
+            "freeze": self._freeze,
+            "unfreeze": self._unfreeze,
+            "reassign": self._reassign,
+        }
+        if kind not in queries:
+            raise UnknownQuery(f"the execution bitcoin has no query {kind!r}: it has {', '.join(sorted(queries))}")
+        return await queries[kind](**arguments)
+
+    async def _outputs(self, outpoints: Sequence[bytes]) -> list[UtxoOutput | None]:
+        return staged_outputs(self.state, outpoints, await self.store.get_outputs(outpoints))
+
+    async def _known(self, txids: Sequence[bytes]) -> list[bool]:
+        stored = await self.store.known(txids)
+        return [known or txid in self.state for txid, known in zip(txids, stored, strict=True)]
+
+    async def _chain(self) -> ChainParameters:
+        return self.parameters
+
+    async def _unmined(self) -> list[tuple[bytes, bool]]:
+        return [(txid, reserved is None) for txid, reserved in self.state.unmined.items()]
+
+    async def _unspent_digest(self) -> dict[str, Any]:
+        """The sum modulo 2**256 of the hashes of all unspent outputs (outpoint ‖ satoshis u64 ‖ script), hashed with their
+        number: it does not depend on the order in which a database gives them."""
+        count = total = mixed = 0
+        async with self.lock:
+            block = self.applied_block
+            async for outpoint, output in self.store.iterate_unspent():
+                row = hashlib.sha256(outpoint + output.satoshis.to_bytes(8, "little") + output.script).digest()
+                mixed = (mixed + int.from_bytes(row, "little")) % (1 << 256)
+                total += output.satoshis
+                count += 1
+        digest = hashlib.sha256(mixed.to_bytes(32, "little") + count.to_bytes(8, "little")).hexdigest()
+        return {
+            "height": block.height if block else None,
+            "bestblock": block.id[::-1].hex() if block else None,
+            "txouts": count,
+            "total": total,
+            "total_amount": total / COIN,
+            "hash_serialized": digest,
+        }
+
+    async def _freeze(self, outpoints: Sequence[bytes]) -> list[UtxoRefused | None]:
+        return await self._mark(outpoints, lambda: self.store.freeze(outpoints))
+
+    async def _unfreeze(self, outpoints: Sequence[bytes]) -> list[UtxoRefused | None]:
+        return await self._mark(outpoints, lambda: self.store.unfreeze(outpoints))
+
+    async def _reassign(
+        self, changes: Sequence[tuple[bytes, bytes]], spendable_from: int | None = None
+    ) -> list[UtxoRefused | None]:
+        head = self.applied_block.height if self.applied_block else 0
+        start = head + REASSIGNED_AFTER_BLOCKS if spendable_from is None else spendable_from
+        return await self._mark([point for point, _ in changes], lambda: self.store.reassign(changes, start))
+
+    async def _mark(self, outpoints: Iterable[bytes], change: Callable[[], Any]) -> list[UtxoRefused | None]:
+        """Under the lock, and after staged spenders of these outputs: first seen wins here as well."""
+        async with self.lock:
+            points = list(outpoints)
+            for index, point in enumerate(points):
+                spender = self.state.spenders.get(point)
+                if spender is not None and not self.state.is_stored(spender):
+                    return [
+                        UtxoRefused("spent", index, point, spender + bytes(4)) if other == point else None
+                        for other in points
+                    ]
+            self.generation += 1
+            self.verified.clear()
+            results: list[UtxoRefused | None] = await change()
+            return results
