@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 
@@ -21,6 +21,7 @@ from nodewright.errors import ConfigurationError, NodewrightError, PluginError
 
 DEBUG_VARIABLE = "NODEWRIGHT_DEBUG"
 COMMANDS = ("bench", "check", "devnet", "genesis", "graph", "plugins", "run", "show", "version")
+PLUGIN_COMMANDS_KEY = "nodewright.plugin_commands"  # in click's context
 FILLED_BY_PLUGINS = frozenset({"bench"})  # groups of the core whose commands come from plugins
 
 
@@ -35,10 +36,6 @@ class PluginCommands(click.Group):
 
 
 class LazyCommands(click.Group):
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._from_plugins: PluginCommands | None = None
-
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted({*COMMANDS, *self.plugin_commands(ctx).commands})
 
@@ -59,21 +56,24 @@ class LazyCommands(click.Group):
         return super().resolve_command(ctx, args)
 
     def plugin_commands(self, ctx: click.Context) -> PluginCommands:
-        if self._from_plugins is None:
-            from nodewright.cli.common import directories
-            from nodewright.plugins.host import PluginHost
+        """Asked of the plugins once for each command line."""
+        found = ctx.find_root().meta.get(PLUGIN_COMMANDS_KEY)
+        if isinstance(found, PluginCommands):
+            return found
+        from nodewright.cli.common import directories
+        from nodewright.plugins.host import PluginHost
 
-            self._from_plugins = PluginCommands("plugins")
-            host = PluginHost(directories(ctx))
-            for broken in host.notify("register_commands", cli=self._from_plugins):
-                click.echo(f"warning: {broken}", err=True)
-        return self._from_plugins
+        commands = PluginCommands("plugins")
+        ctx.find_root().meta[PLUGIN_COMMANDS_KEY] = commands
+        for broken in PluginHost(directories(ctx)).notify("register_commands", cli=commands):
+            click.echo(f"warning: {broken}", err=True)
+        return commands
 
 
 def _remember_directories(context: click.Context, _: click.Parameter, value: tuple[Path, ...]) -> None:
-    from nodewright.cli.common import DIRECTORIES_KEY
-
     if value:
+        from nodewright.cli.common import DIRECTORIES_KEY
+
         context.find_root().meta[DIRECTORIES_KEY] = value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from nodewright.config.origin import KeyPath
 from nodewright.config.profile import Profile
 from nodewright.plugins.checks import RESERVED_KEYS
 
+SLOT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")  # it names folders and environment variables too
 TOP_TEXTS = ("profile", "family")
 
 # In opening order; requirements may demand more.
@@ -53,6 +55,10 @@ def read_slots(profile: Profile, problems: list[str]) -> list[SlotTable]:
     for path in slot_paths(profile.layer.values):
         slot = ".".join(path)
         table = profile.value(*path)
+        if not SLOT_NAME.match(path[-1]):
+            said = f"{slot!r} is no slot: its name is 1 to 64 of  a-z 0-9 _ -  and starts with a letter or digit"
+            problems.append(f"{profile.origin(*path)}: {said}")
+            continue
         if not isinstance(table, Mapping):
             problems.append(f'{profile.origin(*path)}: {slot} must be a table: write  [{slot}]  and under it  use = "NAME"')
             continue

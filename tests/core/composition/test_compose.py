@@ -159,6 +159,11 @@ def test_two_geneses(problems: Problems) -> None:
             "mine.toml, line 3: stores.extra: used by nothing: remove it, or set stores.extra.enabled = false",
         ),
         ("execution = 3\n", 'mine.toml, line 2: execution must be a table: write  [execution]  and under it  use = "NAME"'),
+        (
+            '[stores."../up"]\nuse = "disk"\n',
+            "mine.toml, line 2: 'stores.../up' is no slot: its name is 1 to 64 of  a-z 0-9 _ -  and starts with a letter "
+            "or digit",
+        ),
         ("[stores.utxo]\nenabled = 1\n", "mine.toml, line 3: stores.utxo.enabled must be true or false"),
         ("[stores.utxo]\nuse = 1\n", "mine.toml, line 3: stores.utxo.use is missing: name the component, a string"),
         (
