@@ -29,7 +29,7 @@ from nodewright.interfaces.environment import Environment
 FILE_NAME = "LEASE"
 _RECORD_BYTES = 512
 _FILE_BYTES = 2 * _RECORD_BYTES
-_MAX_NODE_BYTES = 128
+_MAX_NAME = 128
 
 
 @frozen
@@ -170,30 +170,38 @@ def _with_epoch(owner: Owner, epoch: int) -> Owner:
     return Owner(owner.node, owner.pid, owner.host, owner.since, epoch)
 
 
+def encode_owner(owner: Owner) -> bytes:
+    """One record of the file; names that do not fit are shortened."""
+    for room in (_MAX_NAME, 16, 0):
+        record = {
+            "epoch": owner.epoch,
+            "node": owner.node[:room],
+            "pid": owner.pid,
+            "host": owner.host[:room],
+            "since": owner.since,
+        }
+        line = json.dumps(record, ensure_ascii=True).encode()
+        if len(line) < _RECORD_BYTES:
+            return line.ljust(_RECORD_BYTES - 1) + b"\n"
+    raise ValueError("a lease record without names does not fit")
+
+
 def _write(descriptor: int, owner: Owner) -> None:
-    record = {
-        "epoch": owner.epoch,
-        "node": owner.node.encode()[:_MAX_NODE_BYTES].decode(errors="ignore"),
-        "pid": owner.pid,
-        "host": owner.host.encode()[:_MAX_NODE_BYTES].decode(errors="ignore"),
-        "since": owner.since,
-    }
-    line = json.dumps(record, ensure_ascii=True).encode()
-    if len(line) >= _RECORD_BYTES:  # names full of escapes
-        line = json.dumps({**record, "node": "?", "host": "?"}).encode()
     slot = (owner.epoch % 2) * _RECORD_BYTES
     if slot and os.fstat(descriptor).st_size < slot:
         os.pwrite(descriptor, b" " * (_RECORD_BYTES - 1) + b"\n", 0)
-    os.pwrite(descriptor, line.ljust(_RECORD_BYTES - 1) + b"\n", slot)
+    os.pwrite(descriptor, encode_owner(owner), slot)
     os.fsync(descriptor)
 
 
 def _newest(image: bytes) -> Owner | None:
-    owners = [owner for start in (0, _RECORD_BYTES) if (owner := _parse(image[start : start + _RECORD_BYTES])) is not None]
+    owners = [
+        owner for start in (0, _RECORD_BYTES) if (owner := parse_owner(image[start : start + _RECORD_BYTES])) is not None
+    ]
     return max(owners, key=lambda owner: owner.epoch, default=None)
 
 
-def _parse(record: bytes) -> Owner | None:
+def parse_owner(record: bytes) -> Owner | None:
     try:
         found = json.loads(record)
         return Owner(str(found["node"]), int(found["pid"]), str(found["host"]), float(found["since"]), int(found["epoch"]))

@@ -29,21 +29,22 @@ from nodewright.testing.storage_utxo_model import (
 
 INDEX = st.integers(0, 11)
 SOME = st.lists(INDEX, min_size=1, max_size=8)
+MANY = st.sets(INDEX, min_size=4).map(sorted)
+# Two coinbases of three outputs, then whatever spends them or each other.
 SHAPE = st.lists(
-    st.tuples(st.integers(1, 3), st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2)), max_size=3)),
+    st.tuples(st.integers(1, 3), st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2)), min_size=1, max_size=3)),
     min_size=4,
-    max_size=12,
-)
-UNIVERSE = st.builds(universe, SHAPE, st.lists(SOME, min_size=1, max_size=3))
-SPEND = st.tuples(st.just("spend"), SOME.map(sorted) | SOME, st.booleans())
-MINE = st.tuples(st.just("mine"), st.integers(0, 2), st.sampled_from([1, 1, 3, MATURITY]))
-ADVANCE = st.tuples(st.just("replace"), SOME, SOME.map(sorted), st.integers(0, 2), st.sampled_from([1, MATURITY]))
+    max_size=10,
+).map(lambda drawn: [(3, []), (3, []), *drawn])
+UNIVERSE = st.builds(universe, SHAPE)
+SPEND = st.tuples(st.just("spend"), SOME | MANY, st.booleans())
+MINE = st.tuples(st.just("mine"), MANY, st.sampled_from([1, 1, 3, MATURITY]))
 ONE_COMMIT = [
     SPEND,
     SPEND,
     MINE,
     MINE,
-    ADVANCE,
+    st.tuples(st.just("replace"), SOME, SOME | MANY, MANY, st.sampled_from([1, MATURITY])),
     st.tuples(st.just("remove"), SOME),
     st.tuples(st.just("undo")),
     st.tuples(st.just("undo and replace")),
@@ -51,6 +52,12 @@ ONE_COMMIT = [
     st.tuples(st.sampled_from(["lock", "conflict"]), SOME, st.booleans()),
 ]
 OPERATION = st.one_of(*ONE_COMMIT, st.tuples(st.just("prune"), st.sampled_from([0, 1, 5])), st.tuples(st.just("reopen")))
+# Most programs begin where there is something to do: the coinbases are there, and mature.
+BEGINNING = st.sampled_from([[("spend", [0, 1], False), ("replace", [], [], [], MATURITY)]] * 4 + [[]])
+
+
+def programs(operation: st.SearchStrategy[Any], longest: int) -> st.SearchStrategy[list[Any]]:
+    return st.builds(lambda first, rest: [*first, *rest], BEGINNING, st.lists(operation, min_size=1, max_size=longest))
 
 
 class UtxoStoreTests(StoreKit):
@@ -59,7 +66,7 @@ class UtxoStoreTests(StoreKit):
     # --- against a model ---------------------------------------------------------------------------------------------
 
     def test_behaves_as_the_model(self) -> None:
-        self.run(st.tuples(UNIVERSE, st.lists(OPERATION, min_size=1, max_size=30)), self._against_model)
+        self.run(st.tuples(UNIVERSE, programs(OPERATION, 30)), self._against_model)
 
     async def _against_model(self, program: tuple[Universe, list[Any]], path: Path) -> None:
         world, remaining = program[0], list(program[1])
@@ -88,21 +95,21 @@ class UtxoStoreTests(StoreKit):
                 gone = self._removable(model, indexes)
                 await store.remove(gone)
                 model.remove(gone)
-            case "mine", bundle, ahead:
-                await self._mine(store, model, bundle % len(model.universe.bundles), ahead)
+            case "mine", indexes, ahead:
+                await self._mine(store, model, model.minable(indexes), ahead)
             case ("undo",):
                 if model.chain and model.height > model.buried:
-                    block, bundles = model.chain.pop()
-                    await store.unset_mined(block, [model.universe.bundle_id(number) for number in bundles])
+                    block, bundle = model.chain.pop()
+                    await store.unset_mined(block, [model.universe.bundle_id(bundle)] if bundle else [])
             case ("undo and replace",):
                 if model.chain and model.height > model.buried:
-                    _, bundles = model.chain.pop()
+                    _, bundle = model.chain.pop()
                     before = model.chain[-1][0] if model.chain else block_at(0)
-                    ids = [model.universe.bundle_id(number) for number in bundles]
+                    ids = [model.universe.bundle_id(bundle)] if bundle else []
                     await store.replace([], [], before.height, before, unmined=ids)
                     model.applied = before
-            case "replace", remove, create, bundle, ahead:
-                await self._replace(store, model, remove, create, bundle % len(model.universe.bundles), ahead)
+            case "replace", remove, create, mine, ahead:
+                await self._replace(store, model, remove, create, mine, ahead)
             case "prune", retention:
                 await self._prune(store, model, retention)
             case ("lock" | "conflict") as what, indexes, on:
@@ -118,36 +125,38 @@ class UtxoStoreTests(StoreKit):
         mined = model.mined()
         return [] if any(tx.txid in mined for tx in gone) else gone
 
-    async def _mine(self, store: UtxoStore, model: UtxoModel, bundle: int, ahead: int) -> None:
-        if not model.can_mine(bundle):
+    async def _mine(self, store: UtxoStore, model: UtxoModel, bundle: tuple[int, ...], ahead: int) -> None:
+        if not bundle:
             return
         block = block_at(model.height + ahead)
-        model.chain.append((block, [bundle]))
+        model.chain.append((block, bundle))
         await store.assign_bundle(model.universe.bundle_id(bundle), model.universe.bundle_txids(bundle))
         for _ in range(2):
             await store.set_mined(block, [model.universe.bundle_id(bundle)])
 
     async def _replace(
-        self, store: UtxoStore, model: UtxoModel, remove: list[int], create: list[int], bundle: int, ahead: int
+        self, store: UtxoStore, model: UtxoModel, remove: list[int], create: list[int], mine: list[int], ahead: int
     ) -> None:
+        """A block that evicts, brings transactions of its own, and mines some; refused ones must change nothing."""
         block = block_at(model.height + ahead)
         gone = self._removable(model, remove)
         made = [tx for tx in self._txs(model, create) if tx.txid not in model.pruned]
         after = model.copy()
         after.remove(gone)
-        refused = [result for tx in made if (result := after.create(tx, block.height)) is not None]
-        bundles = [bundle] if after.can_mine(bundle) else []
-        if bundles:
-            await store.assign_bundle(model.universe.bundle_id(bundle), model.universe.bundle_txids(bundle))
-        ids = [model.universe.bundle_id(number) for number in bundles]
-        if refused:
+        if any([after.create(tx, block.height) is not None for tx in made]):
             with pytest.raises(StoreError):
-                await store.replace(gone, made, block.height, block, mined=ids)
-            return
+                await store.replace(gone, made, block.height, block)
+            after = model.copy()
+            after.remove(gone)
+            made = [tx for tx in made if after.create(tx, block.height) is None]
+        bundle = after.minable(mine)
+        if bundle:
+            await store.assign_bundle(model.universe.bundle_id(bundle), model.universe.bundle_txids(bundle))
+        ids = [model.universe.bundle_id(bundle)] if bundle else []
         await store.replace(gone, made, block.height, block, mined=ids)
         model.heights, model.spenders, model.flags = after.heights, after.spenders, after.flags
         model.locked, model.conflicting, model.applied = after.locked, after.conflicting, block
-        model.chain.append((block, bundles))
+        model.chain.append((block, bundle))
 
     async def _prune(self, store: UtxoStore, model: UtxoModel, retention: int) -> None:
         limit = model.height - retention
@@ -295,6 +304,34 @@ class UtxoStoreTests(StoreKit):
             await store.prune(6)
             assert await unmined() == set()
 
+    async def test_pruning_waits_for_depth_and_for_every_output(self, tmp_path: Path) -> None:
+        root = UtxoTransaction(b"r" * 32, (), output_vector([(1, b"x"), (2, b"y")]))
+        first, second, third = (
+            UtxoTransaction(name * 32, (spent,), output_vector([(1, b"z")]))
+            for name, spent in (
+                (b"a", outpoint(root.txid, 0)),
+                (b"b", outpoint(root.txid, 1)),
+                (b"c", outpoint(b"a" * 32, 0)),
+            )
+        )
+        bundles = {name * 32: tx for name, tx in ((b"1", root), (b"2", first), (b"3", second), (b"4", third))}
+        everyone = [root.txid, first.txid, second.txid, third.txid]
+        async with self.open_store(tmp_path) as store:
+            await store.spend_and_create([root, first, second, third], 1)
+            for height, (bundle, tx) in enumerate(bundles.items(), start=10):
+                await store.assign_bundle(bundle, tx.txid)
+                await store.set_mined(block_at(height), [bundle])
+            assert await store.prune(21, retention=10) == 0  # one of two outputs of the root is spent deep enough
+            assert await store.prune(22, retention=10) == 1
+            assert await store.known(everyone) == [False, True, True, True]
+            assert await store.prune(22, retention=10) == 0
+            assert await store.get_outputs([outpoint(root.txid, 0)]) == [None]
+            assert await store.spend_and_create([first, third], 30) == [None, None], "applied before, whoever was pruned"
+            assert await store.prune(300, retention=10) == 1
+            assert await store.known(everyone) == [False, False, True, True]
+            assert await store.prune(1000, retention=10) == 0
+            assert [item async for item in store.iterate_unmined()] == []
+
     async def test_locked_until_unlocked(self, tmp_path: Path) -> None:
         root = UtxoTransaction(b"r" * 32, (), output_vector([(1, b"x")]), locked=True)
         child = UtxoTransaction(b"c" * 32, (outpoint(root.txid, 0),), output_vector([(1, b"y")]))
@@ -314,8 +351,7 @@ class UtxoStoreTests(StoreKit):
     def test_a_crash_keeps_a_prefix(self) -> None:
         if not self.can_crash:
             pytest.skip("cannot be crashed in this process")
-        operations = st.lists(st.one_of(*ONE_COMMIT), max_size=15)
-        self.run(st.tuples(UNIVERSE, operations, st.integers(0, 7)), self._crashed)
+        self.run(st.tuples(UNIVERSE, programs(st.one_of(*ONE_COMMIT), 15), st.integers(0, 7)), self._crashed)
 
     async def _crashed(self, program: tuple[Universe, list[Any], int], path: Path) -> None:
         world, operations, keep = program

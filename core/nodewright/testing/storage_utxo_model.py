@@ -40,11 +40,10 @@ def block_at(height: int, fork: int = 0) -> BlockRef:
 @frozen
 class Universe:
     """A fixed graph of transactions, parents before children; some spend the same outputs. ``outputs[n]`` are those of
-    ``txs[n]``; ``bundles`` lists transactions by number."""
+    ``txs[n]``. A bundle is a tuple of transactions by number."""
 
     txs: tuple[UtxoTransaction, ...]
     outputs: tuple[tuple[tuple[int, bytes], ...], ...]
-    bundles: tuple[tuple[int, ...], ...]
 
     def outpoints(self) -> list[bytes]:
         """Every output, and one past the last of each transaction."""
@@ -54,14 +53,14 @@ class Universe:
             for index in range(len(outputs) + 1)
         ]
 
-    def bundle_id(self, number: int) -> bytes:
-        return hashlib.sha256(repr(("bundle", self.bundles[number])).encode()).digest()
+    def bundle_txids(self, bundle: Sequence[int]) -> bytes:
+        return b"".join(self.txs[index].txid for index in bundle)
 
-    def bundle_txids(self, number: int) -> bytes:
-        return b"".join(self.txs[index].txid for index in self.bundles[number])
+    def bundle_id(self, bundle: Sequence[int]) -> bytes:
+        return hashlib.sha256(b"bundle" + self.bundle_txids(bundle)).digest()
 
 
-def universe(shape: Sequence[tuple[int, Sequence[tuple[int, int]]]], bundles: Sequence[Sequence[int]]) -> Universe:
+def universe(shape: Sequence[tuple[int, Sequence[tuple[int, int]]]]) -> Universe:
     """From drawn numbers: each transaction has (count of outputs, its spends as (how far back, which output)); without
     spends it is a coinbase."""
     txs: list[UtxoTransaction] = []
@@ -76,9 +75,7 @@ def universe(shape: Sequence[tuple[int, Sequence[tuple[int, int]]]], bundles: Se
         txid = hashlib.sha256(repr((number, own, tuple(spends))).encode()).digest()
         txs.append(UtxoTransaction(txid, tuple(spends), output_vector(own), coinbase=not spends))
         outputs.append(own)
-    chosen = tuple(tuple(sorted({index % len(txs) for index in indexes})) for indexes in bundles)
-    held = tuple(tuple(index for index in indexes if not txs[index].coinbase) for indexes in chosen)
-    return Universe(tuple(txs), tuple(outputs), held)
+    return Universe(tuple(txs), tuple(outputs))
 
 
 @define
@@ -90,7 +87,7 @@ class Flags:
 
 @define
 class UtxoModel:
-    """``chain`` is the stack of blocks as (block, bundles by number)."""
+    """``chain`` is the stack of blocks, each with the one bundle that is in it (or an empty one)."""
 
     universe: Universe
     heights: dict[bytes, int] = field(factory=dict)  # of every known transaction
@@ -98,7 +95,7 @@ class UtxoModel:
     flags: dict[bytes, Flags] = field(factory=dict)
     locked: set[bytes] = field(factory=set)
     conflicting: set[bytes] = field(factory=set)
-    chain: list[tuple[BlockRef, list[int]]] = field(factory=list)
+    chain: list[tuple[BlockRef, tuple[int, ...]]] = field(factory=list)
     applied: BlockRef | None = None
     pruned: set[bytes] = field(factory=set)
     buried: int = -1
@@ -115,12 +112,7 @@ class UtxoModel:
         return next(number for number, tx in enumerate(self.universe.txs) if tx.txid == txid)
 
     def mined(self) -> set[bytes]:
-        return {
-            self.universe.txs[index].txid
-            for _, bundles in self.chain
-            for b in bundles
-            for index in self.universe.bundles[b]
-        }
+        return {self.universe.txs[index].txid for _, bundle in self.chain for index in bundle}
 
     # --- rules -------------------------------------------------------------------------------------------------------
 
@@ -184,13 +176,7 @@ class UtxoModel:
                 del table[held]
 
     def prune(self, limit: int) -> int:
-        deep = {
-            self.universe.txs[index].txid
-            for block, bundles in self.chain
-            if block.height <= limit
-            for bundle in bundles
-            for index in self.universe.bundles[bundle]
-        }
+        deep = {self.universe.txs[index].txid for block, bundle in self.chain if block.height <= limit for index in bundle}
         self.buried = max(self.buried, limit)
         gone = [
             tx.txid
@@ -203,19 +189,19 @@ class UtxoModel:
             self.pruned.add(txid)
         return len(gone)
 
-    def can_mine(self, bundle: int) -> bool:
-        """As a chain would: every transaction known and not mined yet, parents first."""
+    def minable(self, indexes: Sequence[int]) -> tuple[int, ...]:
+        """Those of the transactions that a block could hold: known, not mined, parents mined or before it."""
         mined = self.mined()
-        for index in self.universe.bundles[bundle]:
-            tx = self.universe.txs[index]
-            if tx.txid not in self.heights or tx.txid in mined:
-                return False
-            for spent in tx.spends:
-                parent = self.universe.txs[self.number(spent[:32])]
-                if not parent.coinbase and parent.txid not in mined:
-                    return False
-            mined.add(tx.txid)
-        return bool(self.universe.bundles[bundle])
+        chosen = []
+        for number in sorted({index % len(self.universe.txs) for index in indexes}):
+            tx = self.universe.txs[number]
+            if tx.coinbase or tx.txid not in self.heights or tx.txid in mined:
+                continue
+            parents = [self.universe.txs[self.number(spent[:32])] for spent in tx.spends]
+            if all(parent.coinbase or parent.txid in mined for parent in parents):
+                mined.add(tx.txid)
+                chosen.append(number)
+        return tuple(chosen)
 
     # --- what can be seen --------------------------------------------------------------------------------------------
 

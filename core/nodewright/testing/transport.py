@@ -433,7 +433,8 @@ class SimulatedNetwork:
         why = a.identity.mismatch(b.identity) or a.refusal(b.node_id, False) or b.refusal(a.node_id, True)
         if why is not None and (a.name, b.name, why) not in self.refusals:
             self.refusals.append((a.name, b.name, why))
-            a.log.warning("connection refused", address=b.address, reason=why)
+            for one, other in ((a, b), (b, a)):
+                one.log.warning("a peer is refused", peer=other.node_id.hex(), address=other.address, reason=why)
         return why is None
 
     async def _connection(self, pair: tuple[str, str]) -> None:

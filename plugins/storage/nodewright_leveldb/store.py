@@ -168,8 +168,7 @@ class LevelDBStore(LevelDBReader):
         read_slice: int,
         inline_bytes: int,
     ) -> None:
-        names = {key[2:].decode(): value for key, value in database.iterator(prefix=_NAMES)}
-        super().__init__(database, names, path, _Gate(), verify, read_slice)
+        super().__init__(database, read_names(database, path), path, _Gate(), verify, read_slice)
         self._database = database
         self._environment = environment
         self._lease = lease
@@ -282,6 +281,15 @@ class LevelDBStore(LevelDBReader):
             if self._unsynced and not self._failed:
                 await self._environment.offload(sync_logs, self._path)
             await self._environment.offload(self._database.close)
+
+
+def read_names(database: Any, path: Path) -> dict[str, bytes]:
+    """Prefix by table name; closes the database where that cannot be read."""
+    try:
+        return {key[2:].decode(): value for key, value in database.iterator(prefix=_NAMES, verify_checksums=True)}
+    except Exception as error:
+        database.close()
+        raise store_error(error, path) from error
 
 
 def successor(prefix: bytes) -> bytes:

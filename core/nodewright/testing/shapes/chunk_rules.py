@@ -108,6 +108,12 @@ class Published:
     root: bytes
     commitment: bytes
 
+    @property
+    def name(self) -> bytes:
+        """Under which its body and proof are kept. The root alone will not do: two forks send the same receipts, with
+        proofs that differ."""
+        return self.root + self.commitment
+
     def parcel(self, payload: bytes, proof: bytes) -> Parcel:
         return Parcel(self.source, self.destination, payload, self.root, proof, self.block, self.commitment)
 

@@ -243,14 +243,14 @@ class Chunks:
 
     async def _parcel(self, published: Published) -> Parcel:
         while True:
-            await self._parcels.fetch(published.root)
-            data = Reader(await self._parcels.get(published.root) or b"")
+            await self._parcels.fetch(published.name)
+            data = Reader(await self._parcels.get(published.name) or b"")
             try:
                 parcel = published.parcel(data.blob(), data.blob())
                 data.end()
                 return parcel
             except Malformed:
-                await self._parcels.drop(published.root)
+                await self._parcels.drop(published.name)
 
     async def _checked(self, shard: int, state: ShardView, witness: bytes | None) -> Outcome | None:
         """Executed, or re-run from a witness. A parcel that proves nothing is dropped and fetched anew."""
@@ -260,14 +260,14 @@ class Chunks:
                 answer = await self._execution.execute(request)
             else:
                 answer = await self._execution.verify_witness(request, witness)
-            roots = dict.fromkeys(parcel.root for parcel in request.incoming)
+            names = {published.root: published.name for published in state.taken}
             if isinstance(answer, Outcome):
                 return answer
-            if not isinstance(answer, Incomplete) or not any(id in roots for id in answer.missing):
+            if not isinstance(answer, Incomplete) or not any(id in names for id in answer.missing):
                 return None
             for id in answer.missing:
-                if id in roots:
-                    await self._parcels.drop(id)
+                if id in names:
+                    await self._parcels.drop(names[id])
             await self._chain.environment.sleep(0.1)
 
     async def _execute(self, shard: int, state: ShardView) -> Outcome:
@@ -280,7 +280,7 @@ class Chunks:
         if outcome is None or outcome.witness is None or outcome.commitment is None:
             raise StoreCorrupt(f"shard {shard} of block {state.ran} cannot be executed")
         for parcel in outcome.outgoing.values():
-            await self._parcels.keep(parcel.root, blob(parcel.payload) + blob(parcel.proof))
+            await self._parcels.keep(parcel.root + outcome.commitment, blob(parcel.payload) + blob(parcel.proof))
         ran = Ran(outcome.commitment, _sent(outcome), await self._witnesses.put(outcome.witness))
         batch = WriteBatch()
         batch.put(RUNS, state.ran.id + u8(shard), ran.encode())
