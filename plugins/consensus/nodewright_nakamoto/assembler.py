@@ -23,7 +23,7 @@ from typing import Protocol
 
 from attrs import field, frozen
 
-from nodewright_nakamoto.subtree import MAX_LEAVES, PLACEHOLDER
+from nodewright_nakamoto.subtree import MAX_LEAVES, PLACEHOLDER, split_ids
 
 
 @frozen
@@ -153,8 +153,31 @@ class Assembler:
             self._sizes = array("Q", [self._sizes[i] for i in kept])
             self.series += 1
         else:
-            self.rebuild([leaf for leaf in self.leaves() if leaf.id not in gone])
+            self._keep_only(gone)
         return list(gone)
+
+    def _keep_only(self, gone: set[bytes]) -> None:
+        """Re-form everything but ``gone``, by columns: the cost is a set look-up and three copies per transaction."""
+        runs = self.template()
+        ids = [id for run in runs for id in split_ids(run.ids)]
+        fees, sizes = array("Q"), array("Q")
+        for run in runs:
+            fees.extend(run.fees[run.placeholder :])
+            sizes.extend(run.sizes[run.placeholder :])
+        kept = [i for i, id in enumerate(ids) if id not in gone]
+        members = self._members - gone
+        self.clear()
+        self._members = members
+        start, room = 0, self.subtree_size - 1  # leaf 0 of the first subtree is the placeholder
+        while start < len(kept):
+            part = kept[start : start + room]
+            self._ids += [ids[i] for i in part]
+            self._fees.extend([fees[i] for i in part])
+            self._sizes.extend([sizes[i] for i in part])
+            if len(self._ids) == self.subtree_size:
+                self.sealed.append(self._columns())
+                self._open_new()
+            start, room = start + len(part), self.subtree_size
 
     def rebuild(self, leaves: Sequence[Item]) -> list[Columns]:
         """Replace the whole assembly by these, in order (a reorganisation puts what it took back in front)."""

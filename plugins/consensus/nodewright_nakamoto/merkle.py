@@ -5,33 +5,24 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-
-def next_level(level: bytes) -> bytes:
-    """Parents of an even or odd number of 32-byte nodes (the last one is paired with itself)."""
-    if len(level) % 64:
-        level += level[-32:]
-    sha = hashlib.sha256
-    return b"".join([sha(sha(level[i : i + 64]).digest()).digest() for i in range(0, len(level), 64)])
+from nodewright.kernels.hashes import merkle_levels, merkle_root
 
 
 def root(leaves: bytes) -> bytes:
     """The root of 32·n bytes, n >= 1; of a single leaf the leaf itself."""
     if not leaves or len(leaves) % 32:
         raise ValueError("leaves must be a positive multiple of 32 bytes")
-    while len(leaves) > 32:
-        leaves = next_level(leaves)
-    return leaves
+    return merkle_root(leaves)
 
 
 def branch(leaves: bytes, index: int) -> list[bytes]:
     """The siblings from leaf ``index`` up to the root, lowest first."""
     siblings = []
-    while len(leaves) > 32:
+    for level in merkle_levels(leaves)[:-1]:
         other = index ^ 1
-        if 32 * other >= len(leaves):
+        if 32 * other >= len(level):
             other = index
-        siblings.append(leaves[32 * other : 32 * other + 32])
-        leaves = next_level(leaves)
+        siblings.append(level[32 * other : 32 * other + 32])
         index >>= 1
     return siblings
 

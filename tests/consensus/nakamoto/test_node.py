@@ -210,6 +210,17 @@ async def test_the_same_seed_gives_the_same_chain(world: Any, spend: Any, autoju
     assert heads[0] == heads[1]
 
 
+async def test_what_is_settled_between_take_and_assembly_is_not_assembled(world: Any, spend: Any, autojump: Any) -> None:
+    node = world.Node("node")
+    async with node.running() as consensus:
+        async with consensus.chain.lock:  # as while a block is connected
+            await node.submit(spend(0), spend(1))
+            await world.until(lambda: not node.pool.ready)
+            await node.pool.settle(rejected={spend(0).id: "a block came first"})
+        await world.until(lambda: spend(1).id in consensus.chain.assembler)
+        assert spend(0).id not in consensus.chain.assembler
+
+
 def test_the_plugin_registers_one_consensus() -> None:
     (spec,) = register_consensus()
     assert spec.name == "nakamoto" and "consensus" in spec.provides
