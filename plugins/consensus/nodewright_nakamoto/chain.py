@@ -11,7 +11,7 @@ Invariants:
 - before the first block of a reorganisation is reverted, the list of blocks to revert is durable (``restoring``), and it is
   cleared only after every transaction of them that the new chain does not hold went through ``pool.restore``: their bodies
   are in the blobs, so a crash anywhere in between repeats the restore and loses none;
-- everything that moves the tip or changes the assembly holds ``lock``;
+- everything that moves the tip or changes the assembly holds ``lock``, and is cancelled only between two blocks;
 - a block is marked invalid only by a rule it breaks, never because something is missing, and never because the bytes a
   peer sent for it do not belong to its header (that is ``BodyMismatch``, the peer's fault).
 """
@@ -205,13 +205,19 @@ class Chain:
             target, start = index.best, index.tip
             move = Reorganisation(start, index.fork_point(start, target))
             if start is not move.fork:
-                await self._disconnect_to(move)
+                with trio.CancelScope(shield=True):
+                    await self._disconnect_to(move)
             for node in index.path(move.fork, target):
-                if not await self._connect(node, move):
+                # A caller may be cancelled between two blocks, never within one: memory would lag the stores.
+                await trio.lowlevel.checkpoint()
+                with trio.CancelScope(shield=True):
+                    connected = await self._connect(node, move)
+                if not connected:
                     break
             if start is not move.fork and index.best is index.tip:
                 await self._announce_reorganisation(move)
-        await self._restorer.finish()
+        with trio.CancelScope(shield=True):
+            await self._restorer.finish()
 
     async def _disconnect_to(self, move: Reorganisation) -> None:
         reverted = self.index.path(move.fork, self.index.tip)

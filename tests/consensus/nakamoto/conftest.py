@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import trio
 
+from nodewright.errors import UnknownQuery
 from nodewright.interfaces import (
     Admitted,
     BlockContext,
@@ -387,7 +388,7 @@ class Ledger:
         return self.head
 
     async def query(self, view: Any, kind: str, **arguments: Any) -> Any:
-        raise NotImplementedError(kind)  # pragma: no cover - nakamoto asks nothing
+        raise UnknownQuery(f"this ledger has no query {kind!r}")
 
     async def verify_witness(self, request: ExecutionRequest, witness: bytes) -> ExecutionResult:
         raise AssertionError("this ledger has no witnesses")

@@ -143,6 +143,32 @@ async def test_a_power_cut_while_recovering(world: Any, spend: Any, autojump: An
                 break
 
 
+@pytest.mark.parametrize("step", ["execute", "commit", "revert"])
+async def test_a_cancelled_caller_leaves_memory_and_stores_as_one(world: Any, spend: Any, autojump: Any, step: str) -> None:
+    """A client that hangs up cancels its control call in the middle of a block."""
+    story = Story(world, spend)
+    other, ids = await story.foreign()
+    node = world.Node("node")
+    await node.open()
+    accepted: set[bytes] = set()
+    await story.tell(node, other, ids[:1], accepted)
+    genuine = getattr(node.ledger, step)
+    for id in ids[1:]:
+        with trio.CancelScope() as scope:
+
+            async def cancelled(*arguments: Any, scope: trio.CancelScope = scope) -> Any:
+                result = await genuine(*arguments)
+                scope.cancel()
+                await trio.lowlevel.checkpoint()
+                return result
+
+            setattr(node.ledger, step, cancelled)
+            await node.feed(other, id)
+        assert node.ledger.head == node.head
+    setattr(node.ledger, step, genuine)
+    await story.check(node, other, ids, accepted)
+
+
 async def test_it_refuses_another_chain_under_its_state(world: Any, autojump: Any) -> None:
     from nodewright.errors import StoreCorrupt
 
