@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 import trio
-from nodewright_memory.disk import MemoryDisk
-from nodewright_memory.store import MemoryStore
 
 from nodewright.interfaces import HEAD, Consensus, Execution, Transport
 from nodewright.node.pool import Pool
@@ -22,6 +20,8 @@ from nodewright.testing.shapes.keys import Key
 from nodewright.testing.shapes.observer import Events, Numbers
 from nodewright.testing.simulation import Simulation, SimulationResult, simulate
 from nodewright.testing.transport import Conditions, SimulatedNetwork, node_key
+from nodewright_memory.disk import MemoryDisk
+from nodewright_memory.store import MemoryStore
 
 SPECS = {spec.name: spec for spec in (*plugin.register_execution(), *plugin.register_consensus())}
 WAIT_SECONDS = 300.0
@@ -198,7 +198,7 @@ class World:
     async def until(self, condition: Callable[[], Awaitable[bool]], seconds: float = WAIT_SECONDS) -> None:
         """Virtual time passes until the condition holds."""
         with trio.fail_after(seconds):
-            while not await condition():
+            while not await condition():  # noqa: ASYNC110 (virtual time: nothing to wait for but its passing)
                 await trio.sleep(0.05)
 
     async def agree(self, *nodes: Node, seconds: float = WAIT_SECONDS, beyond: int = 0) -> None:

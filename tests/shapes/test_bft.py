@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import trio
 
-from nodewright.testing.shapes.coin_formats import transfer as pay
 from nodewright.testing.shapes.codec import u8
+from nodewright.testing.shapes.coin_formats import transfer as pay
 from nodewright.testing.shapes.keys import Key
 from nodewright.testing.shapes.transfers import transfer
 from nodewright.testing.transport import Conditions

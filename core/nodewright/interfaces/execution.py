@@ -227,7 +227,8 @@ class Execution(Protocol):
 
     async def execute(self, request: ExecutionRequest) -> ExecutionResult:
         """Not durable. Idempotent per (block, shard), safe to cancel; shards may run side by side; a child may execute
-        on an uncommitted parent unless ``single-head``."""
+        on an uncommitted parent unless ``single-head``. Once a block is committed its outcome and witness need not be
+        had again: what a consensus publishes of them later, it stores before it commits."""
 
     async def verify_witness(self, request: ExecutionRequest, witness: bytes) -> ExecutionResult:
         """The same outcome from the witness alone; needs no store (capability ``witness``)."""

@@ -42,7 +42,6 @@ class Done:
     kept: Sequence[tuple[bytes, bytes, int]] = ()
     rejected: Mapping[bytes, str] = field(factory=dict)
     carried: Sequence[Carried] = ()
-    updates: bytes = b""
 
     def encode(self) -> bytes:
         return (
@@ -50,7 +49,6 @@ class Done:
             + vector(self.kept, lambda item: item[0] + item[1] + u32(item[2]))
             + vector(list(self.rejected.items()), lambda item: item[0] + blob(item[1].encode()))
             + vector(self.carried, lambda item: item.id + u32(item.attempts) + blob(item.raw))
-            + blob(self.updates)
         )
 
     @classmethod
@@ -61,7 +59,6 @@ class Done:
             data.vector(lambda: (data.hash(), data.hash(), data.u32())),
             dict(data.vector(lambda: (data.hash(), data.blob().decode()))),
             data.vector(lambda: Carried(data.hash(), data.u32(), data.blob())),
-            data.blob(),
         )
 
 
@@ -123,7 +120,6 @@ class ChainLog:
             [item for item in done.kept if item[0] not in known],
             {id: reason for id, reason in done.rejected.items() if id not in known},
             done.carried,
-            done.updates,
         )
         batch = WriteBatch()
         batch.put(HEIGHTS, u64(block.height), block.id)

@@ -33,7 +33,7 @@ class Reservations:
 
     def admit(self, raw: bytes, accounts: Mapping[bytes, Account], shard: int = 0, stateless: bool = False) -> Admission:
         """``stateless`` where the sender's state is kept by another shard's nodes: only the signature is checked, and
-        nothing is reserved against the state."""
+        nothing is reserved: its keepers do that."""
         try:
             tx = parse(raw)
         except Malformed as error:
@@ -43,20 +43,21 @@ class Reservations:
             return Admitted(tx.id, raw, ordering_key=key, known=True, shard=shard)
         if not tx.signed:
             return Refused("signature", "it is not signed by its sender", id=tx.id)
+        if stateless:
+            return Admitted(tx.id, raw, ordering_key=key, shard=shard)
         holder = self._by_nonce.get((tx.sender, tx.nonce))
         if holder is not None:
             return Refused("conflict", "first seen wins", "conflict", tx.id, {"winner": holder})
-        if not stateless:
-            account = accounts.get(tx.sender, Account())
-            nonce, balance = account.nonce, account.balance
-            while (earlier := self._by_nonce.get((tx.sender, nonce))) is not None:
-                balance -= self._by_id[earlier].amount
-                nonce += 1
-            refusal = check(tx, Account(nonce, balance)) if tx.nonce <= nonce else None
-            if refusal is None and tx.nonce > account.nonce + MAX_AHEAD:
-                return Refused("nonce-gap", f"nonce {tx.nonce} is too far ahead of {account.nonce}", "missing", tx.id)
-            if refusal is not None:
-                return Refused(refusal.code, refusal.message, "invalid", tx.id)
+        account = accounts.get(tx.sender, Account())
+        nonce, balance = account.nonce, account.balance
+        while (earlier := self._by_nonce.get((tx.sender, nonce))) is not None:
+            balance -= self._by_id[earlier].amount
+            nonce += 1
+        refusal = check(tx, Account(nonce, balance)) if tx.nonce <= nonce else None
+        if refusal is None and tx.nonce > account.nonce + MAX_AHEAD:
+            return Refused("nonce-gap", f"nonce {tx.nonce} is too far ahead of {account.nonce}", "missing", tx.id)
+        if refusal is not None:
+            return Refused(refusal.code, refusal.message, "invalid", tx.id)
         self._by_id[tx.id] = tx
         self._by_nonce[(tx.sender, tx.nonce)] = tx.id
         return Admitted(tx.id, raw, ordering_key=key, shard=shard)
