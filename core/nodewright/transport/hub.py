@@ -5,7 +5,7 @@ authenticated link.
 Invariants:
 - At most one session per node key. Of two connections between the same two nodes the one dialled by the smaller key
   stays; of two dialled by the same side, the newer.
-- ``events`` of one reader alternate PeerUp and PeerDown for each peer.
+- The ``events`` of one reader alternate PeerUp and PeerDown for each peer.
 - A banned peer has no session and is given none until its ban is over.
 """
 
@@ -27,19 +27,21 @@ from nodewright.transport.link import Limits, Link
 from nodewright.transport.session import Grant, Session
 
 MAX_REMEMBERED_SCORES = 4096
+MAX_WAITING_EVENTS = 1024
 ALREADY_CONNECTED = "already connected"
 ITSELF = "it is this node itself"
 
 
 class PeerEvents:
-    """One reader's stream. Holds at most two events per peer: an unread Up that is followed by its Down is taken back."""
+    """One reader's stream. A reader that lets a thousand events wait no longer sees every coming and going: from then on
+    an unread Up that is followed by its Down is taken back, so that what waits stays bounded by the peers there are."""
 
     def __init__(self, up: list[PeerInfo]) -> None:
         self._events: list[PeerUp | PeerDown] = [PeerUp(info) for info in up]
         self._lot = trio.lowlevel.ParkingLot()
 
     def add(self, event: PeerUp | PeerDown) -> None:
-        if isinstance(event, PeerDown):
+        if isinstance(event, PeerDown) and len(self._events) >= MAX_WAITING_EVENTS:
             for at in range(len(self._events) - 1, -1, -1):
                 waiting = self._events[at]
                 if waiting.peer.id == event.peer.id:
@@ -90,7 +92,7 @@ class PeerHub:
     # The contract --------------------------------------------------------------------------------------------------
 
     def peers(self) -> list[PeerInfo]:
-        return [attrs.evolve(s.info, score=int(self._score(s.info.id))) for s in self._sessions.values()]
+        return [attrs.evolve(s.info, score=round(self._score(s.info.id))) for s in self._sessions.values()]
 
     def channel(
         self, name: str, inbox: int = 256, policy: DropPolicy = "block", max_message_bytes: int = 4 * 1024 * 1024

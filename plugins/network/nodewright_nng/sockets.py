@@ -141,10 +141,18 @@ class RendezvousSocket:
             ) from error
         self.port = bound_port(self._socket)
 
-    async def serve(self, answer: Callable[[bytes, str], bytes | None]) -> None:
-        """One of several workers, until ``close``. ``answer`` is given the question and the host it came from; where it
-        answers None the asker is cut off."""
-        with self._socket.new_context() as context:
+    async def run(self, answer: Callable[[bytes, str], bytes | None], workers: int) -> None:
+        """Until cancelled; the socket is then closed. ``answer`` is given the question and the host it came from; where
+        it answers None the asker is cut off."""
+        try:
+            async with trio.open_nursery() as nursery:
+                for _ in range(workers):
+                    nursery.start_soon(self._serve, answer)
+        finally:
+            self._socket.close()
+
+    async def _serve(self, answer: Callable[[bytes, str], bytes | None]) -> None:
+        with self._socket.new_context() as context:  # closed before the socket is: nng wants it so
             while True:
                 try:
                     question = await context.arecv_msg()
@@ -156,13 +164,8 @@ class RendezvousSocket:
                             await context.asend(reply)
                     elif pipe is not None:
                         pipe.close()
-                except pynng.Closed:
-                    return
                 except pynng.NNGException:
                     continue  # the asker has gone
-
-    def close(self) -> None:
-        self._socket.close()
 
 
 async def ask(url: str, question: bytes, max_bytes: int, seconds: float) -> bytes | None:

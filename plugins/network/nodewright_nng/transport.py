@@ -117,7 +117,6 @@ class NngTransport(PeerHub):
     @asynccontextmanager
     async def running(self, listen: str, peers: Collection[str] = ()) -> AsyncIterator[NngTransport]:
         """``listen`` empty: peers are only dialled. Raises AddressInUse, ConfigurationError."""
-        server = None
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             try:
@@ -126,26 +125,21 @@ class NngTransport(PeerHub):
                     server = RendezvousSocket(at.url, self.environment.slot, rendezvous.MAX_BYTES)
                     self._host = at.host
                     self._address = Address(at.host, server.port).url
-                    for _ in range(WORKERS):
-                        nursery.start_soon(server.serve, self._knocked)
+                    nursery.start_soon(server.run, self._knocked, WORKERS)
                 for peer in peers:
                     await self.connect(peer)
                 yield self
             finally:
                 with trio.CancelScope(shield=True):
-                    await self._stop(server)
+                    await self._stop()
                 nursery.cancel_scope.cancel()
 
-    async def _stop(self, server: RendezvousSocket | None) -> None:
-        for scope in self._scopes.values():
-            scope.cancel()
+    async def _stop(self) -> None:
         await self.finish()
         with trio.move_on_after(2 * self.limits.goodbye_seconds):
             while self._links:
                 self._no_links = trio.Event()
                 await self._no_links.wait()
-        if server is not None:
-            server.close()
         for pair in list(self._pairs):
             pair.close()
 
@@ -253,11 +247,11 @@ class NngTransport(PeerHub):
         """End ``connect``: the connection it made is closed and not made again."""
         await trio.lowlevel.checkpoint()
         scope = self._scopes.pop(address, None)
-        if scope is not None:
-            scope.cancel()
         session = self._sessions.get(self._reached.pop(address, b""))
         if session is not None:
-            session.close("disconnected here")
+            session.close("disconnected here")  # and its task, which says goodbye, then ends by itself
+        elif scope is not None:
+            scope.cancel()
 
     async def _keep(self, text: str, address: Address, scope: trio.CancelScope) -> None:
         with scope:
@@ -277,6 +271,8 @@ class NngTransport(PeerHub):
                 else:
                     if self.environment.monotonic() - started > STEADY_SECONDS:
                         wait = RETRY_FIRST_SECONDS
+                if self.closed or self._scopes.get(text) is not scope:
+                    return
                 if ended == ITSELF:
                     self.log.warning("an address of this node itself is not dialled again", address=address.url)
                     return
