@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,6 +20,12 @@ class RpcFailure(NodewrightError):
     def __init__(self, code: int, message: str) -> None:
         super().__init__(f"{message} (code {code})")
         self.code = code
+
+
+def _result(answer: dict[str, Any]) -> Any:
+    if answer["error"] is not None:
+        raise RpcFailure(answer["error"]["code"], answer["error"]["message"])
+    return answer["result"]
 
 
 class BsvClient:
@@ -61,17 +68,22 @@ class BsvClient:
 
     def rpc(self, method: str, *parameters: Any) -> Any:
         """The result; raises RpcFailure."""
+        return _result(self._call({"id": 1, "method": method, "params": list(parameters)}))
+
+    def rpc_many(self, method: str, each: Iterable[Any], at_once: int = 500) -> list[Any]:
+        """The results of one call per item, each with that item as its parameter, in batches; raises RpcFailure."""
+        calls = [{"id": index, "method": method, "params": [item]} for index, item in enumerate(each)]
+        answers = [answer for at in range(0, len(calls), at_once) for answer in self._call(calls[at : at + at_once])]
+        return [_result(answer) for answer in answers]
+
+    def _call(self, document: Any) -> Any:
         headers = {"content-type": "application/json"}
         if self._cookie is not None:
             headers["authorization"] = "Basic " + base64.b64encode(self._cookie.read_text().strip().encode()).decode()
-        call = json.dumps({"id": 1, "method": method, "params": list(parameters)}).encode()
-        status, body = self.request("POST", "/", call, headers)
+        status, body = self.request("POST", "/", json.dumps(document).encode(), headers)
         if status == 401:
             raise RpcFailure(401, "the node refused the JSON-RPC credentials")
-        answer = json.loads(body)
-        if answer["error"] is not None:
-            raise RpcFailure(answer["error"]["code"], answer["error"]["message"])
-        return answer["result"]
+        return json.loads(body)
 
     def close(self) -> None:
         self._connection.close()

@@ -61,7 +61,9 @@ def missing_of(refused: Refused) -> list[str]:
 
 def sentence(refused: Refused) -> str:
     """``code: message``, with the winner of a double spend or the missing parents by their displayed id."""
-    text = refused.code if refused.message in ("", refused.code) else f"{refused.code}: {refused.message}"
+    text = refused.message or refused.code
+    if not text.startswith(refused.code):
+        text = f"{refused.code}: {text}"
     winner = winner_of(refused)
     if winner and winner not in text:
         text += f" (spent by {winner})"
