@@ -112,10 +112,19 @@ def _bodies(dependencies: Dependencies, environment: Environment, kind: str = "b
     return Bodies(dependencies["stores.blobs"], dependencies["transport"], environment, kind, hashed)
 
 
+def _unsharded(dependencies: Dependencies) -> None:
+    shards = dependencies["genesis"]["execution"].get("shards", 1)
+    if "sharded" in dependencies["execution"].capabilities and shards > 1:
+        raise ConfigurationError(
+            f"consensus: it orders for one shard and the genesis has {shards}: use 'two-chain-shards', or another genesis"
+        )
+
+
 @asynccontextmanager
 async def open_two_chain(
     config: NoConfig, dependencies: Dependencies, environment: Environment
 ) -> AsyncIterator[Consensus]:
+    _unsharded(dependencies)
     chain = await _two_chain(dependencies, environment)
     chain.payloads = Bundles(chain, _bodies(dependencies, environment), dependencies["pool"])
     yield chain
@@ -135,6 +144,7 @@ async def open_two_chain_shards(
 
 @asynccontextmanager
 async def open_pow(config: PowConfig, dependencies: Dependencies, environment: Environment) -> AsyncIterator[Consensus]:
+    _unsharded(dependencies)
     log = _log(dependencies)
     await log.open()
     yield ProofOfWork(
