@@ -60,8 +60,11 @@ def test_garbage_everywhere(
     _rpc(client, alpha, [{"method": "getblockcount", "id": n} for n in range(5000)])
     for service in (alpha.service("bsv_api"), alpha.info["transport"]):
         _pour(service, dice)
-    oversized, _ = client.request("POST", "/tx", bytes(33 * 1024 * 1024), {"content-type": "application/octet-stream"})
-    assert oversized == 413
+    try:
+        oversized, _ = client.request("POST", "/tx", bytes(33 * 1024 * 1024), {"content-type": "application/octet-stream"})
+        assert oversized == 413
+    except ConnectionError:
+        client.close()  # the node need not read the rest: it may hang up before a client that only writes sees the 413
     assert alpha.alive()
     assert client.rpc("getbestblockhash") == tip
     wallet.mine(1)

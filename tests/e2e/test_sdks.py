@@ -93,7 +93,8 @@ const [url, wif, fanHex, amount] = process.argv.slice(2)
 const key = PrivateKey.fromWif(wif), fan = Transaction.fromHex(fanHex), out = []
 const spend = async (index, fee) => {
   const tx = new Transaction(1,
-    [{ sourceTransaction: fan, sourceOutputIndex: index, unlockingScriptTemplate: new P2PKH().unlock(key) }],
+    [{ sourceTransaction: fan, sourceOutputIndex: index, sequence: 0xffffffff,
+       unlockingScriptTemplate: new P2PKH().unlock(key) }],
     [{ lockingScript: new P2PKH().lock(key.toAddress()), satoshis: Number(amount) - fee }])
   await tx.sign()
   return tx

@@ -49,6 +49,10 @@ async def open_component(
     except NodewrightError:
         raise
     except Exception as error:
+        while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]  # a component that opens a nursery says the same thing in a group of one
+        if isinstance(error, NodewrightError):
+            raise error from None
         raise NodewrightError(
             f"{planned.slot}: {planned.spec.name} of {planned.plugin} failed to open: {type(error).__name__}: {error}"
         ) from error
