@@ -7,7 +7,7 @@ transaction in order, or raised at; what waits is counted in bytes, so that the 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Sequence
 from contextlib import asynccontextmanager
 
 import trio
@@ -17,6 +17,7 @@ from nodewright.interfaces.common import Admission, Admitted, BlockRef, Refused
 from nodewright.interfaces.environment import Environment
 from nodewright.interfaces.execution import Execution
 from nodewright.node.ordering import retry_order
+from nodewright.node.statuses import FinalStatuses
 
 # What a waiting or pending transaction costs in memory beside its bytes.
 OVERHEAD_BYTES = 256
@@ -175,3 +176,25 @@ def as_known(id: bytes, answer: Admission, raw: bytes) -> Admitted:
     if isinstance(answer, Admitted):
         return answer if answer.known else Admitted(id, answer.raw, answer.fee, known=True, shard=answer.shard)
     return Admitted(id, raw, known=True)
+
+
+def settled_meanwhile(batch: Batch, final: FinalStatuses) -> None:
+    """A block came between a transaction's admission and now, and ordered it or one that conflicts with it."""
+    for at, answer in enumerate(batch.answers):
+        if type(answer) is not Admitted or final.number(answer.id) <= batch.final_mark:
+            continue
+        status = final.get(answer.id)
+        if status is None or status.status == "committed":
+            batch.answers[at] = as_known(answer.id, answer, batch.txs[at])
+        else:
+            kind = "conflict" if status.status == "replaced" else "invalid"
+            text = f"a block came first: {status.detail}" if status.detail else "a block came first"
+            batch.answers[at] = Refused(status.status, text, kind, answer.id)
+
+
+def refuse(batch: Batch, ids: Container[bytes]) -> None:
+    """The journal did not take these."""
+    text = "the disk that holds the pool's journal is full: try again later"
+    for at, answer in enumerate(batch.answers):
+        if isinstance(answer, Admitted) and answer.id in ids:
+            batch.answers[at] = busy(1, "journal-full", text)[0]

@@ -17,9 +17,8 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Container, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from heapq import heappop, heappush
 from pathlib import Path
 
 import trio
@@ -31,12 +30,14 @@ from nodewright.interfaces.environment import Environment
 from nodewright.interfaces.execution import Candidate, Execution
 from nodewright.interfaces.pool import TransactionStatus
 from nodewright.interfaces.service import EventLog, Metrics
-from nodewright.node.admission import OVERHEAD_BYTES, Admitter, Batch, Waiting, as_known, busy
+from nodewright.node.admission import OVERHEAD_BYTES, Admitter, Batch, Waiting, as_known, busy, refuse, settled_meanwhile
+from nodewright.node.expiry import ExpiryQueue
 from nodewright.node.health import Health
 from nodewright.node.journal import SegmentLog
 from nodewright.node.poolevents import PoolEvents
+from nodewright.node.pooljournal import replay, rewrite
 from nodewright.node.ready import ReadyQueue, first_candidates
-from nodewright.node.records import AdmittedRecord, FinalRecord, decode, encode_admitted, encode_final
+from nodewright.node.records import AdmittedRecord, FinalRecord, encode_admitted, encode_final
 from nodewright.node.statuses import FinalStatuses
 
 Locate = Callable[[Sequence[bytes]], Awaitable[list[Location | None]]]
@@ -91,8 +92,7 @@ class Pool:
         # Released because the journal refused them or what they stand on: id → number of the last admission before it.
         self._released: dict[bytes, int] = {}
         self._compact_at = limits.compact_bytes
-        self._expiry: list[tuple[float, int, Admitted]] = []
-        self._expiry_count = 0
+        self._expiry = ExpiryQueue(EXPIRY_SECONDS)
         self._expires = trio.Event()
         self._closing = False
 
@@ -305,9 +305,12 @@ class Pool:
         scope.cancel()  # closed and empty: the expiry ends too
 
     def _fail(self, batch: Batch) -> None:
+        """Nothing more is journalled: whoever waits, or comes, must not wait for it."""
+        self._closing = True
         for submission in batch.submissions:
             submission.error = NodewrightError("the node is stopping")
             submission.done.set()
+        self._waiting.fail(NodewrightError("the node is stopping"))
 
     async def _journal(self, batch: Batch) -> None:
         fresh, refusals = await self._sort(batch)
@@ -324,7 +327,7 @@ class Pool:
             except StoreFull as error:
                 self._events.store_full(str(error))
                 await self._release(ids)
-                self._refuse(batch, fresh)
+                refuse(batch, fresh)
                 return
             finally:
                 self._in_journal = {}
@@ -337,10 +340,10 @@ class Pool:
         held_elsewhere: list[Admitted] = []
         refused: list[int] = []
         if self._released:
-            self._refuse(batch, {id: None for id, number in self._released.items() if number >= batch.number})
+            refuse(batch, {id: None for id, number in self._released.items() if number >= batch.number})
             self._released = {id: number for id, number in self._released.items() if number > batch.number}
         if self._final.last_number > batch.final_mark:
-            self._settled_meanwhile(batch)
+            settled_meanwhile(batch, self._final)
         for at, answer in enumerate(answers):
             if type(answer) is Admitted:
                 id = answer.id
@@ -367,19 +370,6 @@ class Pool:
                 refusals.append(answer)
         return fresh, refusals
 
-    def _settled_meanwhile(self, batch: Batch) -> None:
-        """A block came between a transaction's admission and now, and ordered it or one that conflicts with it."""
-        for at, answer in enumerate(batch.answers):
-            if type(answer) is not Admitted or self._final.number(answer.id) <= batch.final_mark:
-                continue
-            status = self._final.get(answer.id)
-            if status is None or status.status == "committed":
-                batch.answers[at] = as_known(answer.id, answer, batch.txs[at])
-            else:
-                kind = "conflict" if status.status == "replaced" else "invalid"
-                text = f"a block came first: {status.detail}" if status.detail else "a block came first"
-                batch.answers[at] = Refused(status.status, text, kind, answer.id)
-
     async def _lost(self, known: Sequence[Admitted]) -> list[Admitted]:
         """Those that the execution holds and no block does: taken up like new ones, or they would wait for ever."""
         asked = [item for item in known if not self._final.committed(item.id)]
@@ -387,12 +377,6 @@ class Pool:
             return []
         places = await self._locate([item.id for item in asked])
         return [item for item, place in zip(asked, places, strict=True) if place is None or place.block is None]
-
-    def _refuse(self, batch: Batch, ids: Container[bytes]) -> None:
-        message = "the disk that holds the pool's journal is full: try again later"
-        for at, answer in enumerate(batch.answers):
-            if isinstance(answer, Admitted) and answer.id in ids:
-                batch.answers[at] = busy(1, "journal-full", message)[0]
 
     async def _release(self, ids: Sequence[bytes]) -> None:
         """The journal did not take these: their reservations go, and with them all that was admitted on top of them by
@@ -406,7 +390,7 @@ class Pool:
         for item in items:
             self._bytes += len(item.raw)
             if item.expires_at is not None:
-                self._push_expiry(item.expires_at, item)
+                self._expiry.add(item.expires_at, item)
         if len(self._final):
             for item in items:
                 self._final.forget(item.id)
@@ -460,10 +444,6 @@ class Pool:
         ids = list(reasons)
         await self._finish(FinalRecord(now, "rejected", ids, details=[reasons[id] for id in ids]))
 
-    def _push_expiry(self, at: float, item: Admitted) -> None:
-        self._expiry_count += 1
-        heappush(self._expiry, (at, self._expiry_count, item))
-
     async def _expire(self) -> None:
         """Runs for the node's life; wakes only where a pending transaction can expire."""
         while True:
@@ -471,15 +451,7 @@ class Pool:
                 self._expires = trio.Event()
                 await self._expires.wait()
             now = self._environment.now()
-            due: list[bytes] = []
-            while self._expiry and self._expiry[0][0] <= now:
-                item = heappop(self._expiry)[2]
-                if self._pending.get(item.id) is not item:
-                    continue
-                if self._ready.is_taken(item.id):
-                    self._push_expiry(now + EXPIRY_SECONDS, item)  # consensus has it: it may come back
-                else:
-                    due.append(item.id)
+            due = self._expiry.due(now, self._pending, self._ready.is_taken)
             if due:
                 await self._expired(due, now)
             await self._environment.sleep(EXPIRY_SECONDS)
@@ -497,22 +469,7 @@ class Pool:
     # --- the journal --------------------------------------------------------------------------------------------------
 
     async def _replay(self) -> None:
-        raws: dict[bytes, bytes] = {}
-        now = self._environment.now()
-        async for _, payload in self._log.iterate():
-            record = decode(payload)
-            if isinstance(record, FinalRecord):
-                for id in record.ids:
-                    raws.pop(id, None)
-                self._final.record(record, now)
-                continue
-            for id in record.ids:
-                self._final.forget(id)
-            if record.restored:
-                back = dict(zip(record.ids, record.raws, strict=True))
-                raws = back | {id: raw for id, raw in raws.items() if id not in back}
-            else:
-                raws.update(zip(record.ids, record.raws, strict=True))
+        raws = await replay(self._log, self._final, self._environment.now())
         self._limbo = {id: (raw, None) for id, raw in raws.items()}
         if raws or len(self._final):
             self._environment.logger.info("journal read", pending=len(raws), final=len(self._final))
@@ -555,14 +512,7 @@ class Pool:
             return
         before = self._log.bytes_used
         try:
-            first = await self._log.append([encode_final(FinalRecord(self._environment.now(), "expired", ()))])
-            for record in self._final.records():  # each is made at the instant that it is appended
-                await self._log.append([encode_final(record)])
-            for start in range(0, len(held := list(self._pending.values())), READMIT_BATCH):
-                part = [item for item in held[start : start + READMIT_BATCH] if item.id in self._pending]
-                if part:
-                    now, ids = self._environment.now(), [item.id for item in part]
-                    await self._log.append([encode_admitted(AdmittedRecord(now, ids, [item.raw for item in part]))])
+            first = await rewrite(self._log, self._final, self._pending, self._environment.now)
         except StoreFull:
             return  # nothing is dropped; tried again when there is room
         await self._log.drop_before(first)
