@@ -314,6 +314,33 @@ def test_crash_between_every_two_durable_steps(play: Callable[..., Any], names: 
         play(crash_story(names, at), seed=at)
 
 
+def test_crashes_while_the_state_lags(play: Callable[..., Any], names: Sequence[str], budget: int) -> None:
+    """Without undo, what lies between the durable state and the head is executed again after a restart."""
+
+    async def story(world: Any) -> None:
+        nodes = chain(world, names[:2], "accounts")
+        await world.start()
+        victim = nodes[0]
+        victim.fuse.at = victim.fuse.count + world.simulation.seed
+        for nonce in range(12):
+            await submit(world, nodes[1], transfer(ALICE, nonce, BERT.public, 1))
+            await nodes[1].consensus.control("generate")
+            await world.until(lambda: up_or_down(*nodes))
+        if victim.running:
+            await victim.crash()
+        await victim.start()
+        await world.agree(beyond=11)
+        assert (await victim.execution.applied()).height == 6
+        await victim.consensus.control("generate")
+        await world.agree(beyond=12)
+
+    async def up_or_down(victim: Any, other: Any) -> bool:
+        return not victim.running or victim.consensus.head() == other.consensus.head()
+
+    for seed in range(1, 40, max(6 // budget, 1)):
+        play(story, seed)
+
+
 def test_the_same_seed_gives_the_same_run(play: Callable[..., Any], names: Sequence[str]) -> None:
     async def story(world: Any) -> None:
         nodes = chain(world, names)
