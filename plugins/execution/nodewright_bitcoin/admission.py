@@ -11,9 +11,9 @@ A batch may hold a child after its parent. A child before its parent is ``missin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from attrs import define, field
+from attrs import define
 
 from nodewright.interfaces.common import Admission, Admitted, BlockRef, Refused
 from nodewright.interfaces.storage import UtxoOutput, UtxoTransaction
@@ -46,7 +46,7 @@ class Offer:
 
     tx: Parsed
     spent: list[UtxoOutput | None]
-    needs: set[int] = field(factory=set)
+    needs: set[int] | None = None
     terms: Terms | None = None
     answer: Admission | None = None
     held: bool = False
@@ -92,7 +92,7 @@ class Admitter:
             tx = offer.tx
             spent: list[UtxoOutput | None] = [None] * len(tx.spends)
             offer.spent = spent
-            offer.needs.clear()
+            offer.needs = None
             for index, outpoint in enumerate(tx.spends):
                 parent = outpoint[:32]
                 reserved = unmined.get(parent)
@@ -106,14 +106,15 @@ class Admitter:
                     found = output_at(outputs, int.from_bytes(outpoint[32:], "little"))
                     if found is not None:
                         spent[index] = UtxoOutput(found[0], found[1], height)
-                        offer.needs.add(index)
+                        offer.needs = {index} if offer.needs is None else offer.needs | {index}
             earlier[tx.txid] = tx
         if not wanted:
             return
         for (offer, index), output in zip(places, await self.engine.store.get_outputs(wanted), strict=True):
             if output is not None:
                 offer.spent[index] = output
-                offer.needs.discard(index)
+                if offer.needs is not None:
+                    offer.needs.discard(index)
 
     async def _refill(self, offers: list[Offer], height: int) -> None:
         """The head or a mark changed since the outputs were read: read them again. Scripts hold unless an output was
@@ -138,7 +139,7 @@ class Admitter:
                 continue
             if None in spent:
                 continue  # judged missing under the lock, where it may have come
-            known = [output for output in spent if output is not None]
+            known = cast("list[UtxoOutput]", spent)
             if txid in unmined or (known[0].spender is not None and known[0].spender[:32] == txid):
                 offer.held = True
             terms = check_spent(tx, known, height, parameters)
@@ -146,19 +147,21 @@ class Admitter:
                 offer.answer = refusal(terms, txid)
                 continue
             offer.terms = terms
-            error = check_claims(tx, known)
-            if error is not None:
-                offer.answer = refusal(error, txid)
-                continue
+            if tx.claims is not None:
+                error = check_claims(tx, known)
+                if error is not None:
+                    offer.answer = refusal(error, txid)
+                    continue
             if offer.held:
                 continue
-            error = check_when(tx, terms, height, time)
-            if error is None:
-                error = check_relay(tx, era, policy) or check_worth(tx, terms, known, era, policy)
+            if height < terms.min_height or time < terms.min_time:
+                error = check_when(tx, terms, height, time)
                 if error is not None:
-                    offer.answer = refusal(error, txid, "policy")
-            else:
-                offer.answer = refusal(error, txid)
+                    offer.answer = refusal(error, txid)
+                    continue
+            error = check_relay(tx, era, policy) or check_worth(tx, terms, known, era, policy)
+            if error is not None:
+                offer.answer = refusal(error, txid, "policy")
 
     async def _scripts(self, offers: list[Offer], batch: Batch, height: int) -> None:
         engine = self.engine
@@ -171,7 +174,7 @@ class Admitter:
             if (offer.tx.txid, rules) in engine.verified:
                 continue
             asked.append(offer)
-            tasks.append(ScriptTask(offer.tx, [output for output in offer.spent if output is not None]))
+            tasks.append(ScriptTask(offer.tx, cast("list[UtxoOutput]", offer.spent)))
         if not tasks:
             return
         errors = await engine.offload_batch(
@@ -226,19 +229,21 @@ class Admitter:
             if output is None:
                 offer.answer = _again(txid)
                 return
-            winner = state.spenders.get(outpoint) or (output.spender and output.spender[:32])
+            winner = state.spenders.get(outpoint)
+            if winner is None and output.spender is not None:
+                winner = output.spender[:32]
             if winner is not None and winner != txid:
                 message = f"input {index} spends what {winner[::-1].hex()} spent first"
                 offer.answer = Refused("txn-mempool-conflict", message, "conflict", txid, {"winner": winner})
                 return
-            if index in offer.needs and outpoint[:32] not in state.unmined:
+            if offer.needs and index in offer.needs and outpoint[:32] not in state.unmined:
                 message = f"input {index} spends from a transaction that is not accepted here"
                 offer.answer = Refused("missing-inputs", message, "missing", txid, {"missing": [outpoint[:32]]})
                 return
-            if not held and winner is None:
+            hindered = output.conflicting or output.locked or output.frozen or output.spendable_from > height
+            if hindered and not held and winner is None:
                 offer.answer = _hindered(output, index, height, txid)
-                if offer.answer is not None:
-                    return
+                return
         if winner == txid and not held:
             offer.answer = Admitted(txid, tx.raw, terms.fee, known=True)  # it is in a block
             return
@@ -256,7 +261,7 @@ def _again(txid: bytes) -> Refused:
     )
 
 
-def _hindered(output: UtxoOutput, index: int, height: int, txid: bytes) -> Refused | None:
+def _hindered(output: UtxoOutput, index: int, height: int, txid: bytes) -> Refused:
     """An output that is there and unspent, and still may not be spent now."""
     if output.conflicting:
         return Refused("txn-conflicting-parent", f"input {index} spends from a conflicting transaction", "conflict", txid)
@@ -264,7 +269,5 @@ def _hindered(output: UtxoOutput, index: int, height: int, txid: bytes) -> Refus
         return Refused("bad-txns-locked", f"input {index} spends from a locked transaction", "locked", txid)
     if output.frozen:
         return Refused("bad-txns-inputs-frozen", f"input {index} spends a frozen output", "frozen", txid)
-    if output.spendable_from > height:
-        message = f"input {index} spends an output that is spendable from height {output.spendable_from}"
-        return Refused("bad-txns-not-yet-spendable", message, "locked", txid)
-    return None
+    message = f"input {index} spends an output that is spendable from height {output.spendable_from}"
+    return Refused("bad-txns-not-yet-spendable", message, "locked", txid)

@@ -161,7 +161,7 @@ class BitcoinEngine:
         stored = [effect for effect in effects if self.state.is_stored(effect.txid)]
         with trio.CancelScope(shield=True):
             if stored:
-                await self.store.remove(stored)
+                await self.store.remove(stored, durable=True)
             for effect in effects:
                 self.state.drop(effect.txid)
             if effects:
