@@ -117,14 +117,16 @@ class NngTransport(PeerHub):
     @asynccontextmanager
     async def running(self, listen: str, peers: Collection[str] = ()) -> AsyncIterator[NngTransport]:
         """``listen`` empty: peers are only dialled. Raises AddressInUse, ConfigurationError."""
+        server = None
+        if listen:  # before the nursery, which would wrap what it raises
+            at = parse_address(listen)
+            server = RendezvousSocket(at.url, self.environment.slot, rendezvous.MAX_BYTES)
+            self._host = at.host
+            self._address = Address(at.host, server.port).url
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             try:
-                if listen:
-                    at = parse_address(listen)
-                    server = RendezvousSocket(at.url, self.environment.slot, rendezvous.MAX_BYTES)
-                    self._host = at.host
-                    self._address = Address(at.host, server.port).url
+                if server is not None:
                     nursery.start_soon(server.run, self._knocked, WORKERS)
                 for peer in peers:
                     await self.connect(peer)
