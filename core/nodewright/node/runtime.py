@@ -87,7 +87,15 @@ class Runtime:
         await self._stop.wait()
 
     async def run(self, task_status: trio.TaskStatus[NodeHandle] = trio.TASK_STATUS_IGNORED) -> None:
-        """Returns after a clean stop; raises what the node died of. ``started(handle)`` when it is ready."""
+        """Returns after a clean stop; raises what the node died of (a group only if it was more than one thing).
+        ``started(handle)`` when it is ready."""
+        try:
+            await self._run(task_status)
+        except BaseExceptionGroup as error:
+            raise _only(error) from None
+        self._logger.info("stopped")
+
+    async def _run(self, task_status: trio.TaskStatus[NodeHandle]) -> None:
         add_process_metrics(self.metrics, self.environment.now())
         self._logger.info("starting", profile=self.plan.profile, network=self.genesis.network, data_dir=str(self.data_dir))
         with self._whole:
@@ -97,7 +105,6 @@ class Runtime:
                 remove_node_file(self.data_dir)
                 await self._open(stack)
                 await self._live(task_status)
-        self._logger.info("stopped")
 
     # --- opening ------------------------------------------------------------------------------------------------------
 
@@ -175,12 +182,12 @@ class Runtime:
             async with trio.open_nursery() as services:
                 for planned in self.plan.of_kind("service"):
                     await services.start(self._run_service, planned.slot)
-                self._write_node_file()
-                self.health.enter("ready")
-                self._observe("node_ready", handle)
-                self._logger.info("ready", **self._addresses())
-                task_status.started(handle)
                 try:
+                    self._write_node_file()
+                    self.health.enter("ready")
+                    self._observe("node_ready", handle)
+                    self._logger.info("ready", **self._addresses())
+                    task_status.started(handle)
                     await self._stop.wait()
                 finally:
                     self.health.enter("stopping")
@@ -273,6 +280,13 @@ class Runtime:
         if self._notify is not None:
             for broken in self._notify(hook, node=handle):
                 self._logger.warning("a plugin's hook failed", hook=hook, reason=str(broken))
+
+
+def _only(error: BaseException) -> BaseException:
+    """The one error in nested groups, or the innermost group that has several."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def _version() -> str:
