@@ -127,20 +127,19 @@ async def test_a_request_under_way_ends_when_the_service_stops() -> None:
 
     server = _server(_app(Route("/wait", wait)))
     answers: list[str] = []
-    async with trio.open_nursery() as outer:
-        async with httpx.AsyncClient(base_url=server.url) as client:
+    async with trio.open_nursery() as outer, httpx.AsyncClient(base_url=server.url) as client:
 
-            async def ask() -> None:
-                answers.append((await client.get("/wait")).text)
+        async def ask() -> None:
+            answers.append((await client.get("/wait")).text)
 
-            async with trio.open_nursery() as nursery:
-                await nursery.start(server.serve)
-                outer.start_soon(ask)
-                await entered.wait()
-                nursery.cancel_scope.cancel()
-                leave.set()
-            while not answers:
-                await trio.lowlevel.checkpoint()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(server.serve)
+            outer.start_soon(ask)
+            await entered.wait()
+            nursery.cancel_scope.cancel()
+            leave.set()
+        while not answers:
+            await trio.lowlevel.checkpoint()
     assert answers == ["done"]
 
 
