@@ -353,9 +353,10 @@ class KeyValueUtxoStore:
         parents in the batch that were applied before, are looked up then, and all is judged again from the start."""
         own = {tx.txid for tx in create}
         removing = [tx.txid for tx in remove]
-        outpoints = [outpoint for tx in create for outpoint in tx.spends if outpoint[:32] not in own]
-        outpoints += [outpoint for tx in remove for outpoint in tx.spends]
         looked = {tx.txid for tx in create if not tx.spends} | set(removing)
+        outpoints = [outpoint for tx in remove for outpoint in tx.spends]
+        later = own - looked - {outpoint[:32] for outpoint in outpoints}
+        outpoints += [outpoint for tx in create for outpoint in tx.spends if outpoint[:32] not in later]
         gathered = await self._gather(outpoints, sorted(looked))
         assert gathered is not None  # changes are made under the lock, which is held
         found, spenders = gathered

@@ -132,7 +132,10 @@ class Change:
                 return UtxoRefused("missing", index, outpoint)
             spender = spent.get(outpoint, _UNTOUCHED)
             if spender is _UNTOUCHED:
-                spender = record.spent.get(output)
+                spender = record.spent.get(output, _UNTOUCHED)
+                if spender is _UNTOUCHED:
+                    assert record.complete, "an output is judged whose spender was not read"
+                    spender = None
             mine = spender_of(txid, index)
             spenders.append(mine)
             if spender == mine:

@@ -244,6 +244,25 @@ class UtxoStoreTests(StoreKit):
             assert output is not None and output.spender == winner + bytes(4)
             assert await store.known([winner]) == [True]
 
+    async def test_parent_and_child_applied_again_together(self, tmp_path: Path) -> None:
+        """A batch that was applied before, from its coinbase on, changes nothing, also where nothing of it is in memory."""
+        root = UtxoTransaction(b"r" * 32, (), output_vector([(1, b"x"), (2, b"y")]), coinbase=True)
+        child = UtxoTransaction(b"c" * 32, (outpoint(root.txid, 0),), output_vector([(1, b"y")]))
+        grandchild = UtxoTransaction(b"g" * 32, (outpoint(child.txid, 0),), output_vector([(1, b"y")]))
+        late = UtxoTransaction(b"l" * 32, (outpoint(root.txid, 1),), output_vector([(1, b"y")]))
+        async with self.open_store(tmp_path) as store:
+            await store.spend_and_create([root], 1)
+            await store.spend_and_create([child, grandchild], 1 + MATURITY, durable=True)
+        if self.volatile:
+            return
+        async with self.open_store(tmp_path) as store:
+            again = await store.spend_and_create([root, child, grandchild, late], 500)
+            assert again == [None] * 4
+            outputs = await store.get_outputs([outpoint(tx.txid, 0) for tx in (root, child, grandchild, late)])
+            assert [o.height for o in outputs if o] == [1, 1 + MATURITY, 1 + MATURITY, 500]
+            assert [o.spender for o in outputs if o] == [child.txid + bytes(4), grandchild.txid + bytes(4), None, None]
+            assert {held.txid async for held in store.iterate_unmined()} == {child.txid, grandchild.txid, late.txid}
+
     async def test_a_transaction_spends_an_output_once(self, tmp_path: Path) -> None:
         root = UtxoTransaction(b"r" * 32, (), output_vector([(1, b"x")]))
         twice = UtxoTransaction(b"t" * 32, (outpoint(root.txid, 0),) * 2, output_vector([(1, b"y")]))
