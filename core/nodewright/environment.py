@@ -17,12 +17,15 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from subprocess import PIPE, STDOUT
 from typing import Any, TypeVar
 
 import structlog
 import trio
 
 from nodewright.errors import ConfigurationError
+
+__all__ = ["PIPE", "STDOUT", "NodeEnvironment", "default_threads"]
 
 T = TypeVar("T")
 

@@ -14,14 +14,13 @@ import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from subprocess import PIPE, STDOUT
 from typing import Any
 
 import attrs
 import trio
 
 from nodewright.composition.plan import Plan
-from nodewright.environment import NodeEnvironment
+from nodewright.environment import PIPE, STDOUT, NodeEnvironment
 from nodewright.errors import ConfigurationError, NodewrightError
 from nodewright.node.folder import read_node_file, write_whole
 

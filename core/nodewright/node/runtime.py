@@ -150,6 +150,7 @@ class Runtime:
             self.health,
         )
         self._core["pool"] = await stack.enter_async_context(pool)
+        self.health.set("pool", True)
 
     @property
     def execution(self) -> Execution:
