@@ -41,10 +41,11 @@ class Restorer:
         nodes = [node for id in ids if (node := chain.index.get(id)) is not None and not chain.index.on_active(node)]
         leaves: list[Leaf] = []
         seen: set[bytes] = set()
+        winners: dict[bytes, bytes] = {}  # what gave way to the new chain, and to which transaction: its children too
         for node in sorted(nodes, key=lambda node: node.height):
             block, _ = await chain.read_block(node)
             for bundle in block.subtrees:
-                leaves += await self._restore_bundle(bundle, seen)
+                leaves += await self._restore_bundle(bundle, seen, winners)
         if leaves:
             front = {leaf.id for leaf in leaves}
             chain.assembler.rebuild([*leaves, *(leaf for leaf in chain.assembler.leaves() if leaf.id not in front)])
@@ -52,7 +53,7 @@ class Restorer:
         if ids:
             chain.environment.logger.info("transactions restored", blocks=len(nodes), restored=len(leaves))
 
-    async def _restore_bundle(self, bundle: bytes, seen: set[bytes]) -> list[Leaf]:
+    async def _restore_bundle(self, bundle: bytes, seen: set[bytes], winners: dict[bytes, bytes]) -> list[Leaf]:
         chain = self._chain
         subtree = await chain.store.subtree(bundle)
         if subtree is None:
@@ -71,18 +72,28 @@ class Restorer:
                 if isinstance(answer, Admitted):
                     leaves.append(Leaf(id, len(raw), answer.fee))
                 else:
-                    self._lost(id, answer, replaced, rejected)
+                    self._lost(id, answer, winners, replaced, rejected)
             if replaced or rejected:
                 await chain.pool.settle(rejected=rejected, replaced=replaced)
-                names = [id[::-1].hex() for id in (*replaced, *rejected)]
-                chain.events.publish("evicted", {"transactions": names, "reason": "a reorganisation"})
+                lost = [{"id": id[::-1].hex(), "winner": winner[::-1].hex()} for id, winner in replaced.items()]
+                lost += [{"id": id[::-1].hex(), "reason": reason} for id, reason in rejected.items()]
+                chain.events.publish("evicted", {"transactions": lost, "reason": "a reorganisation"})
         return leaves
 
     @staticmethod
-    def _lost(id: bytes, answer: Refused, replaced: dict[bytes, bytes], rejected: dict[bytes, str]) -> None:
-        winner = answer.data.get("winner")
-        if answer.kind == "conflict" and isinstance(winner, bytes):
-            replaced[id] = winner
+    def _lost(
+        id: bytes,
+        answer: Refused,
+        winners: dict[bytes, bytes],
+        replaced: dict[bytes, bytes],
+        rejected: dict[bytes, str],
+    ) -> None:
+        """A conflict names the winner; what misses a parent that gave way has given way to the same winner."""
+        winner = answer.data.get("winner") if answer.kind == "conflict" else None
+        if winner is None:
+            winner = next((winners[parent] for parent in answer.data.get("missing", ()) if parent in winners), None)
+        if isinstance(winner, bytes):
+            replaced[id] = winners[id] = winner
         else:
             rejected[id] = f"after a reorganisation: {answer.code}: {answer.message}"
 
