@@ -32,7 +32,7 @@ class Network:
         assert self.process.stdout is not None
         self.first = self.process.stdout.readline()
         self.document: dict[str, Any] = {}
-        if "are ready" in self.first:
+        if "are ready" in self.first and "--for" not in arguments:  # with it the file may be gone again
             self.document = json.loads((folder / "devnet.json").read_text())
         self.pids = [node["pid"] for node in self.document.get("nodes", [])]
         self.descriptors = [os.pidfd_open(pid) for pid in self.pids]
