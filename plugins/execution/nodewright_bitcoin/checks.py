@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from attrs import frozen
+from attrs import define
 
 from nodewright.interfaces.common import Refused
 from nodewright.interfaces.storage import UtxoOutput
@@ -22,7 +22,7 @@ from nodewright_bitcoin.scripts import spent_outputs
 POLICY_CODES = frozenset(("bad-txns-nonfinal", "bad-txns-premature-spend-of-coinbase"))
 
 
-@frozen
+@define
 class Terms:
     """What the outputs spent decide: the fee, and the earliest block that may hold the transaction."""
 
