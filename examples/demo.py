@@ -33,7 +33,9 @@ def check(condition: bool, text: str, detail: Any = "") -> None:
     say(f"  ok: {text}")
 
 
-def spend(source: Transaction, index: int, key: PrivateKey, amounts: list[tuple[int, str]], sign: bool = True) -> Transaction:
+def spend(
+    source: Transaction, index: int, key: PrivateKey, amounts: list[tuple[int, str]], sign: bool = True
+) -> Transaction:
     """A transaction of one input, signed by the wallet library."""
     coin = TransactionInput(
         source_transaction=source, source_output_index=index, unlocking_script_template=P2PKH().unlock(key)
@@ -130,16 +132,18 @@ def payments(client: BsvClient, url: str, key: PrivateKey, address: str, coinbas
 def follow(folder: Path, profile: str, settings: dict[str, str], alpha: NodeProcess, client: BsvClient, tip: str) -> None:
     say("a second node with its own database joins over the network")
     peers = alpha.info["transport"].removeprefix("tcp://")
-    with node("beta", folder, settings | {"transport.peers": f'["{peers}"]'}, profile) as beta:
-        with BsvClient(beta.service("bsv_api"), beta.data_dir / ".cookie") as other:
-            wait_for("the second node's catch-up", lambda: other.rpc("getbestblockhash") == tip)
-            say(f"  beta has caught up to block {other.rpc('getblockcount')}")
-            (tip,) = client.rpc("generatetoaddress", 1, PrivateKey().address(network=Network.TESTNET))
-            wait_for("the new block", lambda: other.rpc("getbestblockhash") == tip)
-            ours, theirs = client.rpc("gettxoutsetinfo"), other.rpc("gettxoutsetinfo")
-            check(ours == theirs, "both have the same tip and the same UTXO set", (ours, theirs))
-            say(f"      tip {tip}")
-            say(f"      {ours['txouts']} unspent outputs, digest {ours['hash_serialized']}")
+    with (
+        node("beta", folder, settings | {"transport.peers": f'["{peers}"]'}, profile) as beta,
+        BsvClient(beta.service("bsv_api"), beta.data_dir / ".cookie") as other,
+    ):
+        wait_for("the second node's catch-up", lambda: other.rpc("getbestblockhash") == tip)
+        say(f"  beta has caught up to block {other.rpc('getblockcount')}")
+        (tip,) = client.rpc("generatetoaddress", 1, PrivateKey().address(network=Network.TESTNET))
+        wait_for("the new block", lambda: other.rpc("getbestblockhash") == tip)
+        ours, theirs = client.rpc("gettxoutsetinfo"), other.rpc("gettxoutsetinfo")
+        check(ours == theirs, "both have the same tip and the same UTXO set", (ours, theirs))
+        say(f"      tip {tip}")
+        say(f"      {ours['txouts']} unspent outputs, digest {ours['hash_serialized']}")
 
 
 if __name__ == "__main__":

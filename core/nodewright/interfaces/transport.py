@@ -39,8 +39,8 @@ class Message:
 
 
 class Channel(Protocol):
-    """A named stream of messages. ``block`` makes a full inbox stop reading from that peer; ``oldest`` / ``newest``
-    drop, and the drop is counted."""
+    """A named stream of messages. ``block`` makes a full inbox stop reading this channel from that peer (others flow
+    on); ``oldest`` and ``newest`` drop, and the drop is counted."""
 
     name: str
 
@@ -106,6 +106,9 @@ class Transport(Protocol):
 
     async def connect(self, address: str) -> None:
         """Keep a connection to this address: dialled again with back-off until ``disconnect``."""
+
+    async def disconnect(self, address: str) -> None:
+        """Stop keeping a connection to this address, and end the one there is."""
 
     def open_gate(self) -> None: ...
 

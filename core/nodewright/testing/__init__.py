@@ -1,1 +1,1 @@
-"""What a plugin author tests with: conformance kits, a simulated environment and network. Not imported by a running node."""
+"""What a plugin author tests with: conformance kits, a simulated environment and network. No running node imports it."""
