@@ -16,7 +16,6 @@ Invariants:
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
@@ -35,6 +34,7 @@ from nodewright.interfaces.storage import (
     WriteBatch,
 )
 from nodewright.storage.utxo_bundles import Bundles, scan_all
+from nodewright.storage.utxo_cache import RecordCache
 from nodewright.storage.utxo_change import APPLIED, Change
 from nodewright.storage.utxo_prune import Pruner
 from nodewright.storage.utxo_records import (
@@ -65,48 +65,6 @@ UNDO_BLOCKS = 1000
 _APPLIED = b"applied"
 _FORMAT = b"format"
 _NO_MARK = Mark(False)
-
-
-class RecordCache:
-    """The records used last, within a budget of bytes; one over a sixteenth of it is not kept."""
-
-    __slots__ = ("_budget", "_records", "used")
-
-    def __init__(self, budget: int) -> None:
-        self._budget = budget
-        self._records: OrderedDict[bytes, Record] = OrderedDict()
-        self.used = 0
-
-    def get(self, txid: bytes) -> Record | None:
-        record = self._records.get(txid)
-        if record is not None:
-            self._records.move_to_end(txid)
-        return record
-
-    def peek(self, txid: bytes) -> Record | None:
-        return self._records.get(txid)
-
-    def put(self, txid: bytes, record: Record) -> None:
-        if record.size * 16 > self._budget:
-            self.pop(txid)
-            return
-        old = self._records.get(txid)
-        if old is not None:
-            self.used -= old.size
-        self._records[txid] = record
-        self.used += record.size
-        while self.used > self._budget:
-            _, gone = self._records.popitem(last=False)
-            self.used -= gone.size
-
-    def pop(self, txid: bytes) -> None:
-        record = self._records.pop(txid, None)
-        if record is not None:
-            self.used -= record.size
-
-    def clear(self) -> None:
-        self._records.clear()
-        self.used = 0
 
 
 class KeyValueUtxoStore:
