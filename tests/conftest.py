@@ -1,4 +1,4 @@
-"""Shared options: ``--budget`` scales the slow suites (crash points, seeds, soak), ``NODEWRIGHT_VECTORS`` finds real data."""
+"""Shared options: ``--budget`` scales the slow suites (crash points, seeds), ``NODEWRIGHT_VECTORS`` finds real data."""
 
 from __future__ import annotations
 

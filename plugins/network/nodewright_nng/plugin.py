@@ -28,12 +28,10 @@ PROTOCOL_MINIMUM = PROTOCOL_MAXIMUM = 1  # of the frames of a session
 @attrs.define
 class NngConfig:
     listen: str = setting("127.0.0.1:0", help="host:port that all peers dial; port 0 picks a free one; empty: none may")
-    peers: list[str] = setting(  # noqa: RUF009 - attrs, not a dataclass
+    peers: list[str] = setting(
         factory=list, help="host:port of peers to dial and keep; KEY@host:port where the node key must be that one"
     )
-    allow: list[str] = setting(  # noqa: RUF009 - attrs, not a dataclass
-        factory=list, help="node keys (64 hex digits) that may connect; empty: all of the network"
-    )
+    allow: list[str] = setting(factory=list, help="node keys (64 hex digits) that may connect; empty: all of the network")
     key_file: str = setting("", help="file of the node key (32 bytes, mode 0600); empty: node.key in the slot's folder")
     pair_ports: str = setting("", help="first-last: ports for the peers' own sockets, for a firewall; empty: any free one")
     max_peers: int = setting(64, help="peers connected at once", minimum=1, maximum=1024)

@@ -50,7 +50,7 @@ FINALITY = frozenset({CONSENSUS, "finality", "discard"})
 
 @attrs.define
 class ShardsConfig:
-    kept: list[int] = setting(factory=lambda: [0, 1], help="shards whose state is kept on this node")  # noqa: RUF009
+    kept: list[int] = setting(factory=lambda: [0, 1], help="shards whose state is kept on this node")
 
 
 @attrs.define

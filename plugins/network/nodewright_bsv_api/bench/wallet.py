@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from attrs import frozen
 from coincurve import PrivateKey
+
 from nodewright_bitcoin.signing import p2pkh_script
 
 SIGHASH_ALL_FORKID = 0x41
