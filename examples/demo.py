@@ -1,7 +1,8 @@
 """A Teranode-shaped node on this machine, spoken to by an unmodified wallet library; a second node follows it.
 
 Run ``bin/demo``, or this file where ``nodewright[demo]`` is installed. Arguments ``--set key=value`` reach both nodes, so
-that ``--set stores.utxo.use=memory`` shows the same on another store.
+that ``--set stores.utxo.use=memory`` shows the same on another store; ``--plugins-dir`` likewise, for a profile that names
+a plugin of one file.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +49,19 @@ def spend(
     return tx
 
 
-def node(name: str, folder: Path, settings: dict[str, str], profile: str) -> NodeProcess:
-    fixed = {"services.bsv_api.listen": "127.0.0.1:0", "transport.listen": "127.0.0.1:0", "consensus.mine": "false"}
-    return NodeProcess(profile, folder / name, fixed | settings)
+@dataclass(frozen=True)
+class Nodes:
+    """What both nodes are started with."""
+
+    folder: Path
+    profile: str
+    settings: dict[str, str]
+    arguments: tuple[str, ...]
+
+    def make(self, name: str, **settings: str) -> NodeProcess:
+        fixed = {"services.bsv_api.listen": "127.0.0.1:0", "transport.listen": "127.0.0.1:0", "consensus.mine": "false"}
+        more = {key.replace("__", "."): value for key, value in settings.items()}
+        return NodeProcess(self.profile, self.folder / name, fixed | self.settings | more, self.arguments)
 
 
 def wait_for(what: str, condition: Any, timeout_seconds: float = 60.0) -> None:
@@ -64,16 +76,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", default="teranode", help="profile name or TOML file")
     parser.add_argument("--set", dest="pairs", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--plugins-dir", type=Path, action="append", default=[], help="folder of one-file plugins")
     parser.add_argument("--count", type=int, default=200, help="payments the wallet makes")
     arguments = parser.parse_args()
     settings = dict(pair.split("=", 1) for pair in arguments.pairs)
+    passed_on = tuple(part for folder in arguments.plugins_dir for part in ("--plugins-dir", str(folder)))
     with tempfile.TemporaryDirectory(prefix="nodewright-demo-") as scratch:
-        run(Path(scratch), arguments.profile, settings, arguments.count)
+        run(Nodes(Path(scratch), arguments.profile, settings, passed_on), arguments.count)
 
 
-def run(folder: Path, profile: str, settings: dict[str, str], count: int) -> None:
-    say(f"starting a node from the profile {profile!r}")
-    with node("alpha", folder, settings, profile) as alpha:
+def run(nodes: Nodes, count: int) -> None:
+    say(f"starting a node from the profile {nodes.profile!r}")
+    with nodes.make("alpha") as alpha:
         url = alpha.service("bsv_api")
         say(f"  alpha is ready: API {url}, peers at {alpha.info['transport']}, data in {alpha.data_dir}")
         with BsvClient(url, alpha.data_dir / ".cookie") as client:
@@ -85,7 +99,7 @@ def run(folder: Path, profile: str, settings: dict[str, str], count: int) -> Non
             coinbase = Transaction.from_hex(client.rpc("getrawtransaction", block["tx"][0]))
             payments(client, url, key, address, coinbase, count)
             tip = client.rpc("getbestblockhash")
-            follow(folder, profile, settings, alpha, client, tip)
+            follow(nodes, alpha, client, tip)
     say("both nodes have stopped cleanly")
 
 
@@ -129,11 +143,11 @@ def payments(client: BsvClient, url: str, key: PrivateKey, address: str, coinbas
     check(document["txStatus"] == "MINED", "ARC reports the payment as MINED with a Merkle path", document)
 
 
-def follow(folder: Path, profile: str, settings: dict[str, str], alpha: NodeProcess, client: BsvClient, tip: str) -> None:
+def follow(nodes: Nodes, alpha: NodeProcess, client: BsvClient, tip: str) -> None:
     say("a second node with its own database joins over the network")
     peers = alpha.info["transport"].removeprefix("tcp://")
     with (
-        node("beta", folder, settings | {"transport.peers": f'["{peers}"]'}, profile) as beta,
+        nodes.make("beta", transport__peers=f'["{peers}"]') as beta,
         BsvClient(beta.service("bsv_api"), beta.data_dir / ".cookie") as other,
     ):
         wait_for("the second node's catch-up", lambda: other.rpc("getbestblockhash") == tip)
