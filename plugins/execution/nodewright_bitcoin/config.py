@@ -34,6 +34,11 @@ class BitcoinConfig:
     max_script_work: int = setting(POLICY_WORK, help="work units for one offered transaction", minimum=1 << 27)
     coinbase_maturity: int | None = setting(None, help="blocks before a coinbase may be spent", minimum=100)
     subsidy_halving_interval: int | None = setting(None, help="blocks between halvings", minimum=1)
+    retention_blocks: int = setting(
+        288,
+        help="transactions all of whose outputs were spent this deep are dropped; no reorganisation can be deeper",
+        minimum=100,
+    )
     bip34_height: int | None = setting(None, help="first block whose coinbase must hold its height", minimum=0)
     uahf_height: int | None = setting(None, help="last block before fork-id signatures", minimum=0)
     genesis_height: int | None = setting(None, help="first block under the Genesis rules", minimum=0)

@@ -82,6 +82,7 @@ class BitcoinEngine:
         self.state = Reservations()
         self.lock = trio.Lock()
         self.generation = 0
+        self._moved = trio.Event()
         self.applied_block: BlockRef | None = None
         self._admitter = Admitter(self)
         self._bundles = Bundles(self)
@@ -101,6 +102,18 @@ class BitcoinEngine:
     def moved(self, block: BlockRef) -> None:
         self.applied_block = block
         self.generation += 1
+        self._moved.set()
+        self._moved = trio.Event()
+
+    async def keep_pruned(self, retention: int) -> None:
+        """After every block, drop what was spent more than ``retention`` blocks deep and strike mined transactions from
+        the store's list of unmined ones. Runs until cancelled, beside everything else; several blocks may share one
+        turn."""
+        while True:
+            moved = self._moved
+            if self.applied_block is not None:
+                await self.store.prune(self.applied_block.height, retention)
+            await moved.wait()
 
     # --- genesis and transactions ------------------------------------------------------------------------------------
 

@@ -37,6 +37,7 @@ async def open_bitcoin(
     async with trio.open_nursery() as nursery:
         if config.kernels == "auto":
             nursery.start_soon(warm_up_kernels, environment, KERNELS)
+        nursery.start_soon(engine.keep_pruned, config.retention_blocks)
         yield engine
         nursery.cancel_scope.cancel()
 
