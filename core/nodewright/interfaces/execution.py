@@ -220,6 +220,10 @@ class Execution(Protocol):
     async def release(self, ids: Sequence[bytes]) -> list[bytes]:
         """Forget these reservations and all that depend on them; returns every id released. Mined ones are left."""
 
+    async def release_unclaimed(self) -> list[bytes]:
+        """The node has recovered, everything pending was admitted again: let go of reservations that the store still holds
+        and nobody claimed (a crash between recording a rejection and releasing it). Returns their ids."""
+
     async def select(self, parent: BlockRef, candidates: Sequence[Candidate], limits: Limits) -> Selection: ...
 
     async def prologue(self, context: BlockContext) -> Prologue: ...

@@ -154,6 +154,7 @@ class Pool:
         if rejected or replaced:
             self._events.evicted([*rejected, *replaced], "no longer valid after a restart")
             await self.settle(rejected=rejected, replaced=replaced)
+        await self._execution.release_unclaimed()
 
     # --- the contract -------------------------------------------------------------------------------------------------
 

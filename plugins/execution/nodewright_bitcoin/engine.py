@@ -182,6 +182,9 @@ class BitcoinEngine:
 
     # --- blocks ------------------------------------------------------------------------------------------------------
 
+    async def release_unclaimed(self) -> list[bytes]:
+        return await self.release([txid for txid, reservation in self.state.unmined.items() if reservation is None])
+
     async def select(self, parent: BlockRef, candidates: Sequence[Candidate], limits: Limits) -> Selection:
         """All that are ready, in the order given, up to the limits; a child never without its parents before it."""
         state = self.state

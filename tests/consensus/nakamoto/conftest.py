@@ -173,6 +173,9 @@ class Ledger:
         await trio.lowlevel.checkpoint()
         return [self._admit(raw) for raw in txs]
 
+    async def release_unclaimed(self) -> list[bytes]:
+        return []  # reservations live in memory alone: none outlives its process
+
     async def confirm(self, ids: Sequence[bytes]) -> None:
         await trio.lowlevel.checkpoint()
 

@@ -116,6 +116,9 @@ class Accounts:
         rows = await self._read(head if head.id in self._layers else self._applied or head, list(senders))
         return [self.reservations.admit(raw, rows) for raw in txs]
 
+    async def release_unclaimed(self) -> list[bytes]:
+        return []  # reservations live in memory alone: none outlives its process
+
     async def confirm(self, ids: Sequence[bytes]) -> None:
         """Reservations live in memory: the pool's journal redoes them at the next start."""
 

@@ -204,6 +204,9 @@ class Coins:
         data = {"winner": refusal.winner} if refusal.winner else {"missing": list(refusal.missing)}
         return Refused(refusal.code, refusal.message, kind, tx.id, data)
 
+    async def release_unclaimed(self) -> list[bytes]:
+        return []  # reservations live in memory alone: none outlives its process
+
     async def confirm(self, ids: Sequence[bytes]) -> None:
         """Reservations live in memory: the pool's journal redoes them at the next start."""
 

@@ -149,6 +149,9 @@ class Shards:
             answers.append(self.reservations.admit(raw, accounts, shard, stateless=shard not in self._state))
         return answers
 
+    async def release_unclaimed(self) -> list[bytes]:
+        return []  # reservations live in memory alone: none outlives its process
+
     async def confirm(self, ids: Sequence[bytes]) -> None:
         """Reservations live in memory: the pool's journal redoes them at the next start."""
 

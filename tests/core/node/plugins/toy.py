@@ -109,6 +109,9 @@ class ToyExecution:
                 self.child_of[parent] = id
         return Admitted(id, raw, len(raw), key if any(key) else b"", float(expires) if expires else None, known)
 
+    async def release_unclaimed(self) -> list[bytes]:
+        return []  # reservations live in memory alone: none outlives its process
+
     async def confirm(self, ids: Sequence[bytes]) -> None:
         self.calls.append(("confirm", len(ids)))
         await trio.lowlevel.checkpoint()
