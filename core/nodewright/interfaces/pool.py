@@ -55,7 +55,10 @@ class TransactionPool(Protocol):
         """Final statuses, journalled. Unknown ids are recorded too (a body that came inside a block)."""
 
     async def restore(self, transactions: Sequence[tuple[bytes, bytes]]) -> list[Admission]:
-        """(id, raw) in dependency order that a reorganisation took out of the chain: pending again."""
+        """(id, raw) in dependency order that a reorganisation took out of the chain: pending again, before all others.
+
+        One call for a reorganisation, or one for each block it undid, the tip first: what a later call restores stands
+        before what an earlier one did."""
 
     def __len__(self) -> int: ...
 

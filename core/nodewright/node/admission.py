@@ -7,7 +7,7 @@ transaction in order, or raised at; what waits is counted in bytes, so that the 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Container, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 import trio
@@ -36,10 +36,11 @@ class Submission:
 
 
 class Batch:
-    """Submissions admitted together. ``answers`` are in the order of all their transactions; ``number`` is that of their
-    admission; ``final_mark`` the last final status that was recorded before it."""
+    """Submissions admitted together. ``answers`` are in the order of all their transactions; ``late`` has the positions of
+    those admitted after the others, parents first; ``number`` is that of their admission; ``final_mark`` the last final
+    status that was recorded before it."""
 
-    __slots__ = ("answers", "final_mark", "number", "submissions", "txs")
+    __slots__ = ("answers", "final_mark", "late", "number", "submissions", "txs")
 
     def __init__(self, submissions: list[Submission]) -> None:
         self.submissions = submissions
@@ -49,6 +50,15 @@ class Batch:
         for submission in submissions:
             self.txs += submission.txs
         self.answers: list[Admission] = []
+        self.late: list[int] = []
+
+    def in_order(self) -> Iterable[tuple[int, Admission]]:
+        """Positions and answers, parents before children."""
+        if not self.late:
+            return enumerate(self.answers)
+        late = set(self.late)
+        order = [*(at for at in range(len(self.answers)) if at not in late), *self.late]
+        return [(at, self.answers[at]) for at in order]
 
     def answer(self) -> None:
         start = 0
@@ -127,8 +137,8 @@ class Admitter:
         async with self._lock:
             yield self._number
 
-    async def admit(self, txs: Sequence[bytes], groups: Sequence[int] = ()) -> tuple[list[Admission], int]:
-        """Answers, and the number of this admission.
+    async def admit(self, txs: Sequence[bytes], groups: Sequence[int] = ()) -> tuple[list[Admission], int, list[int]]:
+        """Answers, the number of this admission, and the positions of those admitted at the second try, in order.
 
         ``groups`` are the sizes of the calls that ``txs`` came in: within each, transactions refused because a parent
         came after them are tried once more, parents first."""
@@ -145,7 +155,7 @@ class Admitter:
                 for at, answer in zip(again, second, strict=True):
                     answers[at] = answer
             self._number += 1
-            return answers, self._number
+            return answers, self._number, again
 
     async def _again(self, txs: Sequence[bytes], answers: list[Admission], groups: Sequence[int]) -> list[int]:
         order: list[int] = []

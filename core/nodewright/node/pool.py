@@ -249,16 +249,24 @@ class Pool:
         if not transactions:
             await trio.lowlevel.checkpoint()
             return []
-        answers, _ = await self._admitter.admit([raw for _, raw in transactions])
+        answers: list[Admission] = []
+        for start in range(0, len(transactions), READMIT_BATCH):
+            part, *_ = await self._admitter.admit([raw for _, raw in transactions[start : start + READMIT_BATCH]])
+            answers += part
         async with self._journal_lock:
             fresh = {
                 answer.id: answer for answer in answers if isinstance(answer, Admitted) and answer.id not in self._pending
             }
             if fresh:
                 items = [evolve(item, known=False) if item.known else item for item in fresh.values()]
-                record = AdmittedRecord(self._environment.now(), list(fresh), [item.raw for item in items], True)
+                # Of such records a later one is read back before an earlier one: the last transactions are written first.
+                now, parts = self._environment.now(), range(0, len(items), READMIT_BATCH)
+                pieces = [items[start : start + READMIT_BATCH] for start in reversed(parts)]
+                records = [
+                    AdmittedRecord(now, [one.id for one in piece], [one.raw for one in piece], True) for piece in pieces
+                ]
                 try:
-                    await self._log.append([encode_admitted(record)])
+                    await self._log.append([encode_admitted(record) for record in records])
                 except StoreFull:
                     await self._release(list(fresh))
                     raise
@@ -286,7 +294,7 @@ class Pool:
                 try:
                     batch.final_mark = self._final.last_number
                     groups = [len(submission.txs) for submission in batch.submissions]
-                    batch.answers, batch.number = await self._admitter.admit(batch.txs, groups)
+                    batch.answers, batch.number, batch.late = await self._admitter.admit(batch.txs, groups)
                     await sender.send(batch)
                 except BaseException:
                     self._fail(batch)
@@ -345,7 +353,7 @@ class Pool:
             self._released = {id: number for id, number in self._released.items() if number > batch.number}
         if self._final.last_number > batch.final_mark:
             settled_meanwhile(batch, self._final)
-        for at, answer in enumerate(answers):
+        for at, answer in batch.in_order():
             if type(answer) is Admitted:
                 id = answer.id
                 if id in pending or id in fresh:
@@ -387,7 +395,13 @@ class Pool:
             self._released.update(dict.fromkeys([*ids, *released], number))
 
     def _hold(self, items: Sequence[Admitted], first: bool = False) -> None:
-        self._pending.update([(item.id, item) for item in items])
+        held = [(item.id, item) for item in items]
+        if first:  # restored ones are older than all that is pending, and may be parents of it
+            held += self._pending.items()
+            self._pending.clear()
+            for item in items:
+                self._limbo.pop(item.id, None)
+        self._pending.update(held)
         for item in items:
             self._bytes += len(item.raw)
             if item.expires_at is not None:
@@ -485,7 +499,7 @@ class Pool:
                 part = [(id, self._limbo[id][0]) for id in left[start : start + READMIT_BATCH] if id in self._limbo]
                 if not part:
                     continue
-                answers, _ = await self._admitter.admit([raw for _, raw in part])
+                answers, *_ = await self._admitter.admit([raw for _, raw in part])
                 admitted: list[Admitted] = []
                 for (id, raw), answer in zip(part, answers, strict=True):
                     if isinstance(answer, Refused):

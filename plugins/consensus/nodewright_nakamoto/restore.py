@@ -19,8 +19,6 @@ from nodewright_nakamoto.subtree import split_ids
 if TYPE_CHECKING:
     from nodewright_nakamoto.chain import Chain
 
-BATCH = 4096
-
 
 class Restorer:
     def __init__(self, chain: Chain) -> None:
@@ -39,13 +37,12 @@ class Restorer:
         if not ids:
             return
         nodes = [node for id in ids if (node := chain.index.get(id)) is not None and not chain.index.on_active(node)]
-        leaves: list[Leaf] = []
-        seen: set[bytes] = set()
-        winners: dict[bytes, bytes] = {}  # what gave way to the new chain, and to which transaction: its children too
+        pairs: dict[bytes, bytes] = {}
         for node in sorted(nodes, key=lambda node: node.height):
             block, _ = await chain.read_block(node)
             for bundle in block.subtrees:
-                leaves += await self._restore_bundle(bundle, seen, winners)
+                await self._collect(bundle, pairs)
+        leaves = await self._restore(list(pairs.items())) if pairs else []
         if leaves:
             front = {leaf.id for leaf in leaves}
             chain.assembler.rebuild([*leaves, *(leaf for leaf in chain.assembler.leaves() if leaf.id not in front)])
@@ -53,47 +50,44 @@ class Restorer:
         if ids:
             chain.environment.logger.info("transactions restored", blocks=len(nodes), restored=len(leaves))
 
-    async def _restore_bundle(self, bundle: bytes, seen: set[bytes], winners: dict[bytes, bytes]) -> list[Leaf]:
+    async def _collect(self, bundle: bytes, pairs: dict[bytes, bytes]) -> None:
+        """The transactions of a bundle that the new chain does not hold."""
         chain = self._chain
         subtree = await chain.store.subtree(bundle)
         if subtree is None:
-            return []
+            return
         ids = split_ids(subtree.ids)
         bodies = await chain.store.bodies(subtree)
-        on_chain = await self.on_chain(ids)
-        pairs = [(id, body) for id, body, mined in zip(ids, bodies, on_chain, strict=True) if not mined and id not in seen]
-        seen.update(id for id, _ in pairs)
+        for id, body, mined in zip(ids, bodies, await self.on_chain(ids), strict=True):
+            if not mined:
+                pairs.setdefault(id, body)
+
+    async def _restore(self, pairs: list[tuple[bytes, bytes]]) -> list[Leaf]:
+        """All in one call: the pool puts what a later call restores before what an earlier one did."""
+        chain = self._chain
         leaves: list[Leaf] = []
-        for start in range(0, len(pairs), BATCH):
-            batch = pairs[start : start + BATCH]
-            replaced: dict[bytes, bytes] = {}
-            rejected: dict[bytes, str] = {}
-            for (id, raw), answer in zip(batch, await chain.pool.restore(batch), strict=True):
-                if isinstance(answer, Admitted):
-                    leaves.append(Leaf(id, len(raw), answer.fee))
-                else:
-                    self._lost(id, answer, winners, replaced, rejected)
-            if replaced or rejected:
-                await chain.pool.settle(rejected=rejected, replaced=replaced)
-                lost = [{"id": id[::-1].hex(), "winner": winner[::-1].hex()} for id, winner in replaced.items()]
-                lost += [{"id": id[::-1].hex(), "reason": reason} for id, reason in rejected.items()]
-                chain.events.publish("evicted", {"transactions": lost, "reason": "a reorganisation"})
+        replaced: dict[bytes, bytes] = {}
+        rejected: dict[bytes, str] = {}
+        for (id, raw), answer in zip(pairs, await chain.pool.restore(pairs), strict=True):
+            if isinstance(answer, Admitted):
+                leaves.append(Leaf(id, len(raw), answer.fee))
+            else:
+                self._lost(id, answer, replaced, rejected)
+        if replaced or rejected:
+            await chain.pool.settle(rejected=rejected, replaced=replaced)
+            lost = [{"id": id[::-1].hex(), "winner": winner[::-1].hex()} for id, winner in replaced.items()]
+            lost += [{"id": id[::-1].hex(), "reason": reason} for id, reason in rejected.items()]
+            chain.events.publish("evicted", {"transactions": lost, "reason": "a reorganisation"})
         return leaves
 
     @staticmethod
-    def _lost(
-        id: bytes,
-        answer: Refused,
-        winners: dict[bytes, bytes],
-        replaced: dict[bytes, bytes],
-        rejected: dict[bytes, str],
-    ) -> None:
+    def _lost(id: bytes, answer: Refused, replaced: dict[bytes, bytes], rejected: dict[bytes, str]) -> None:
         """A conflict names the winner; what misses a parent that gave way has given way to the same winner."""
         winner = answer.data.get("winner") if answer.kind == "conflict" else None
         if winner is None:
-            winner = next((winners[parent] for parent in answer.data.get("missing", ()) if parent in winners), None)
+            winner = next((replaced[parent] for parent in answer.data.get("missing", ()) if parent in replaced), None)
         if isinstance(winner, bytes):
-            replaced[id] = winners[id] = winner
+            replaced[id] = winner
         else:
             rejected[id] = f"after a reorganisation: {answer.code}: {answer.message}"
 
