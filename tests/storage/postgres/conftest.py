@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,14 @@ class LocalServer:
                 f"listen_addresses = '127.0.0.1'\nunix_socket_directories = '{self._folder}'\nmax_connections = 60\n"
                 "shared_buffers = 64MB\nlog_min_messages = fatal\n"
             )
+
+    def install(self, file: Path, mode: int) -> None:
+        """Copy a file into the data folder, owned by the server."""
+        target = self._data / file.name
+        shutil.copy(file, target)
+        target.chmod(mode)
+        if self._user is not None:
+            shutil.chown(target, self._user)
 
     def start(self) -> None:
         assert self._process is None
@@ -171,6 +179,12 @@ def postgres(programs: Path) -> Iterator[LocalServer]:
             yield server
     finally:
         patch.undo()
+
+
+@pytest.fixture(scope="session")
+def new_server() -> Callable[[Path], AbstractContextManager[LocalServer]]:
+    """Start a server of one's own from a folder of programs."""
+    return running_server
 
 
 @pytest.fixture

