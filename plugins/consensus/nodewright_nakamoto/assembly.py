@@ -75,7 +75,8 @@ class Assembly:
         self.templates: dict[bytes, Template] = {}
         self._announce = announce
         self._built: list[tuple[Columns, Subtree]] = []  # sealed ones, by identity of their columns
-        self._stored: set[bytes] = set()
+        self._stored: dict[bytes, SubtreeAnnouncement] = {}  # sealed, stored and told
+        self._open: SubtreeAnnouncement | None = None  # the last partial one told
         self._deferred: list[Candidate] = []
         self._changed = trio.Event()
         self._sealed = trio.Event()
@@ -85,6 +86,7 @@ class Assembly:
         # With the counter behind it: no two nodes, and no two templates of one, make the same coinbase.
         self._tag = config.coinbase_text.encode() + chain.environment.entropy(4)
         keeper.pinned = lambda: {built.root for _, built in self._built}
+        keeper.announced = lambda: [*self._stored.values(), *([self._open] if self._open is not None else [])]
 
     # --- filling ---
 
@@ -137,11 +139,12 @@ class Assembly:
         for built, series in await self._sealed_subtrees():
             if built.root in self._stored or not await self._keep(built):
                 continue
-            self._stored.add(built.root)
+            announcement = SubtreeAnnouncement(built.root, len(built), series, True)
+            self._stored[built.root] = announcement
             self.chain.events.publish(
                 "bundle_sealed", {"hash": display(built.root), "transactions": built.count, "fees": sum(built.fees)}
             )
-            await self._announce(SubtreeAnnouncement(built.root, len(built), series, True))
+            await self._announce(announcement)
         await self._publish_partial()
 
     async def _publish_partial(self) -> None:
@@ -149,12 +152,15 @@ class Assembly:
         async with self.chain.lock:
             snapshot, series = assembler.snapshot(), assembler.series
             position = len(assembler.sealed)
+        if snapshot is None:
+            self._open = None
         if snapshot is None or self._partial == (series, position << 32 | len(snapshot)):
             return
         self._partial = (series, position << 32 | len(snapshot))
         built = await self.keeper.build(snapshot)
         self.keeper.offer(built.root, snapshot)
-        await self._announce(SubtreeAnnouncement(built.root, len(built), series << 32 | position, False))
+        self._open = SubtreeAnnouncement(built.root, len(built), series << 32 | position, False)
+        await self._announce(self._open)
 
     async def _sealed_subtrees(self) -> list[tuple[Subtree, int]]:
         """The sealed subtrees of the assembly as it is now, each with its series on the wire."""
@@ -165,7 +171,7 @@ class Assembly:
         for columns in sealed:
             pairs.append((columns, known.get(id(columns)) or await self.keeper.build(columns)))
         self._built = pairs
-        self._stored &= {built.root for _, built in pairs}
+        self._stored = {built.root: self._stored[built.root] for _, built in pairs if built.root in self._stored}
         return [(built, series << 32 | position) for position, (_, built) in enumerate(pairs)]
 
     async def _keep(self, built: Subtree) -> bool:

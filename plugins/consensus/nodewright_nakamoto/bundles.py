@@ -19,6 +19,7 @@ from nodewright_nakamoto.assembler import Columns
 from nodewright_nakamoto.chain import Chain, display
 from nodewright_nakamoto.compact import MalformedError
 from nodewright_nakamoto.fetch import WRONG_BODY_POINTS, Fetcher, Unavailable
+from nodewright_nakamoto.messages import SubtreeAnnouncement
 from nodewright_nakamoto.subtree import RECORD, Subtree, split_ids
 
 MAX_OFFERED = 8
@@ -41,6 +42,7 @@ class BundleKeeper:
         self.fetcher: Fetcher | None = None
         self.offered: dict[bytes, Columns] = {}
         self.pinned: Callable[[], set[bytes]] = set
+        self.announced: Callable[[], list[SubtreeAnnouncement]] = list  # of the assembly as it is now
         self._max_unmined = max_unmined
         self._unmined: dict[bytes, None] = {}
         self._busy: dict[bytes, trio.Event] = {}

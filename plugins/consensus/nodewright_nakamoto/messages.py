@@ -6,6 +6,7 @@ Channel ``nakamoto.announce`` (broadcast):
 Channel ``nakamoto.request`` (request → reply):
   ``T`` → Tip = header80 ‖ height4 ‖ chain work32
   ``H`` ‖ n×id32 (locator) → k×header80 of the replier's best chain after the first id it has there, k <= MAX_HEADERS
+  ``A`` → k×subtree announcement: what the replier's assembly holds now, in order
   ``X`` ‖ n×txid32 → for a prefix of the ids, in order: V 0 (not here), V 1 (fetch it as a body), V length+2 ‖ raw
 Bodies (``Transport.fetch``): ``subtree`` (leaf records n×(txid32, fee8, size8)), ``subtree_data``, ``block``,
 ``transaction``.
@@ -33,6 +34,7 @@ BODY_TRANSACTION = "transaction"
 MAX_HEADERS = 2000
 MAX_LOCATOR = 64
 MAX_IDS = 4096
+MAX_ANNOUNCED = 4096
 MAX_REPLY_BYTES = 1024 * 1024
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 _SUBTREE = struct.Struct("<32sIQB")
@@ -77,6 +79,14 @@ def decode_announcement(data: bytes) -> SubtreeAnnouncement | Tip:
         if 0 < leaves <= MAX_LEAVES and flags <= 1:
             return SubtreeAnnouncement(id, leaves, series, bool(flags))
     raise MalformedError("an announcement of no known form")
+
+
+def decode_announced(data: bytes) -> list[SubtreeAnnouncement]:
+    size = 1 + _SUBTREE.size
+    if len(data) % size or len(data) > size * MAX_ANNOUNCED:
+        raise MalformedError(f"a list of announcements of {len(data)} bytes")
+    found = [decode_announcement(data[at : at + size]) for at in range(0, len(data), size)]
+    return [one for one in found if isinstance(one, SubtreeAnnouncement)]
 
 
 def decode_ids(data: bytes, limit: int) -> list[bytes]:

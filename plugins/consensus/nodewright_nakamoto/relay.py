@@ -9,7 +9,7 @@ which is how a transaction crosses a network in which not everyone is connected 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
@@ -49,13 +49,24 @@ class Relay:
         except trio.WouldBlock:
             self._chain.environment.logger.debug("subtree announcement dropped", peer=self.peer.hex()[:16])
 
-    async def run(self) -> None:
+    async def offer(self, announcements: Sequence[SubtreeAnnouncement]) -> None:
+        """Waits until each is taken: for what this peer was asked for."""
+        for announcement in announcements:
+            await self._send.send(announcement)
+
+    async def run(self, greet: Callable[[Relay], Awaitable[None]]) -> None:
+        """``greet`` runs beside it, while the peer is connected."""
         with self.cancel_scope:
-            async for announcement in self._receive:
-                try:
-                    await self._follow(announcement)
-                except Unavailable as error:
-                    self._chain.environment.logger.debug("subtree not followed", reason=str(error))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(greet, self)
+                await self._follow_all()
+
+    async def _follow_all(self) -> None:
+        async for announcement in self._receive:
+            try:
+                await self._follow(announcement)
+            except Unavailable as error:
+                self._chain.environment.logger.debug("subtree not followed", reason=str(error))
 
     async def _follow(self, announcement: SubtreeAnnouncement) -> None:
         if await self._keeper.store.has_bundle(announcement.id):

@@ -133,6 +133,8 @@ class Server:
             locator = messages.decode_ids(rest, messages.MAX_LOCATOR)
             nodes = self._chain.index.after_locator(locator, messages.MAX_HEADERS)
             return b"".join([node.header.encode() for node in nodes])
+        if kind == b"A" and not rest:
+            return b"".join([one.encode() for one in self._keeper.announced()[-messages.MAX_ANNOUNCED :]])
         if kind == b"X" and rest:
             ids = messages.decode_ids(rest, messages.MAX_IDS)
             return messages.encode_transactions(await self._keeper.bodies(ids))

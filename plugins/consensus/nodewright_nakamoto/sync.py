@@ -33,6 +33,7 @@ FIRST_BACKOFF_SECONDS = 0.25
 MAX_BACKOFF_SECONDS = 30.0
 TIP_INTERVAL_SECONDS = 30.0
 INVALID_POINTS = 100
+GREETINGS = 3  # how often a peer that does not answer is greeted
 
 
 @define
@@ -81,10 +82,25 @@ class Synchroniser:
             if isinstance(event, PeerUp):
                 relay = Relay(peer, self.chain, self.keeper, self.fetcher, self._restorer)
                 self._relays[peer] = relay
-                nursery.start_soon(relay.run)
-                nursery.start_soon(self._ask_tip, peer)
+                nursery.start_soon(relay.run, self._greet)
             else:
                 self.claims.pop(peer, None)
+
+    async def _greet(self, relay: Relay) -> None:
+        """A peer that came: ask for its tip, and once this node stands there for what is pending with it. Announcements
+        that a peer made before it was connected, or that were of no use before its blocks were here, are not made again."""
+        peer = relay.peer
+        for _ in range(GREETINGS):
+            await self._ask_tip(peer)
+            while (claim := self.claims.get(peer)) is not None and claim.work > self.chain.tip.work:
+                await self.chain.moved()
+            reply = await self.fetcher.ask(peer, b"A") if claim is not None else None
+            if reply is not None:
+                try:
+                    await relay.offer(messages.decode_announced(reply))
+                except MalformedError as error:
+                    self.fetcher.blame(peer, MALFORMED_POINTS, str(error))
+                return
 
     async def _ask_tip(self, peer: bytes) -> None:
         reply = await self.fetcher.ask(peer, b"T")
