@@ -264,6 +264,20 @@ async def test_a_lost_commit_that_cannot_be_resolved_stops_the_writer(postgres: 
             await store.commit(one(b"after"))
 
 
+async def test_a_server_that_lost_what_it_had_synced(postgres: Any, tmp_path: Path) -> None:
+    """As after a failover to a standby that lagged, or an older copy: nothing is written on top of the hole."""
+    async with postgres.open(tmp_path, "bereft") as store:
+        for turn in range(3):
+            await store.commit(one(bytes([turn])))
+        schema = postgres.config(tmp_path).schema
+        postgres.sql(f"DELETE FROM {schema}._commit WHERE sequence = 3", "nodewright")
+        end_sessions(postgres, "bereft")
+        for _ in range(2):
+            with pytest.raises(StoreError, match="lost commits that it had synced"):
+                await store.commit(one(b"after"))
+        assert postgres.sql(f"SELECT count(*) FROM {schema}.kv_a", "nodewright") == "3"
+
+
 async def test_a_snapshot_dies_with_its_connection(postgres: Any, tmp_path: Path) -> None:
     async with postgres.open(tmp_path, "viewer") as store:
         await store.commit(one(b"key"))
