@@ -21,6 +21,7 @@ from attrs import frozen
 from nodewright.composition.compose import compose
 from nodewright.composition.plan import Plan
 from nodewright.config.profile import load_profile
+from nodewright.errors import ConfigurationError
 from nodewright.genesis import Genesis, resolve
 from nodewright.plugins.host import DIRECTORIES_VARIABLE, PluginHost, directories_from_environment
 
@@ -58,7 +59,13 @@ class ProfileRequest:
 def plan_genesis(plan: Plan) -> Genesis:
     """The genesis that a plan names, read and checked. Raises ConfigurationError."""
     source = plan.genesis.file if plan.genesis.file is not None else plan.genesis.document
-    return resolve(source if source is not None else {})
+    genesis = resolve(source if source is not None else {})
+    if genesis.family != plan.family:
+        raise ConfigurationError(
+            f"{plan.source}: family is {plan.family!r}, and the genesis is one of family {genesis.family!r}: name the "
+            f"same family in both"
+        )
+    return genesis
 
 
 def plugins_dir_option(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,6 +7,7 @@ plan that is otherwise whole, what plugins themselves object to (``check_plan``)
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from nodewright.composition.wiring import wire
 from nodewright.config.core_settings import CORE_TABLES, GenesisSettings, NetworkSettings
 from nodewright.config.layer import NAMED_SLOTS, SINGLE_SLOTS, slot_paths
 from nodewright.config.names import suggestion
-from nodewright.config.origin import DEFAULT, KeyPath, plugin_default
+from nodewright.config.origin import DEFAULT, KeyPath, Origin, plugin_default
 from nodewright.config.profile import Profile
 from nodewright.config.secrets import secret_name, secret_variable
 from nodewright.config.structure import Mismatch, Mismatches, config_fields, key_of, plain, shown, structure
@@ -148,8 +149,14 @@ def _settings(profile: Profile, slot: SlotTable, spec: ComponentSpec, problems: 
         said = list(spec.check(config))
     except Exception as error:  # a plugin's own code: its failure is a problem like another
         said = [f"the check of {spec.name!r} failed: {type(error).__name__}: {error}"]
-    problems += [f"{profile.origin(*slot.path)}: {slot.slot}: {problem}" for problem in said]
+    problems += [f"{_named_origin(profile, slot, problem)}: {slot.slot}: {problem}" for problem in said]
     return config
+
+
+def _named_origin(profile: Profile, slot: SlotTable, problem: str) -> Origin:
+    """Where the first setting of the slot that the sentence names was written, else the slot's table."""
+    named = [key for key in slot.table if re.search(rf"\b{re.escape(key)}\b", problem)]
+    return profile.origin(*slot.path, *named[:1])
 
 
 def _genesis(

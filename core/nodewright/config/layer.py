@@ -20,6 +20,8 @@ from nodewright.errors import ConfigurationError
 MAX_TOML_BYTES = 1024 * 1024
 SINGLE_SLOTS = ("execution", "consensus", "transport", "verifier")
 NAMED_SLOTS = ("stores", "services")
+# Of these only one can stand: a layer that has one takes the other out of the layers below.
+ALTERNATIVES = ((("genesis", "file"), ("genesis", "document")),)
 
 
 @frozen
@@ -114,6 +116,7 @@ def slot_use(path: KeyPath, table: Any) -> Any:
 
 def merge(base: Layer, over: Layer) -> Layer:
     """``over`` laid over ``base``."""
+    base = _without_alternatives(base, over)
     dropped = tuple(path for path in slot_paths(over.values) if _replaces(path, base, over))
     values = _merged(base.values, over.values, (), dropped)
     origins = {path: origin for path, origin in base.origins.items() if not _under(path, dropped)}
@@ -121,6 +124,15 @@ def merge(base: Layer, over: Layer) -> Layer:
         if not (path in origins and isinstance(over.at(path), Mapping)):  # a table keeps where it was first written
             origins[path] = origin
     return Layer(values, {path: origin for path, origin in origins.items() if _present(values, path)})
+
+
+def _without_alternatives(base: Layer, over: Layer) -> Layer:
+    for one, other in (pair for first, second in ALTERNATIVES for pair in ((first, second), (second, first))):
+        if over.at(one) is not None and over.at(other) is None and base.at(other) is not None:
+            table = {key: value for key, value in base.at(other[:-1]).items() if key != other[-1]}
+            kept = {path: origin for path, origin in base.origins.items() if path[: len(other)] != other}
+            base = Layer({**base.values, other[0]: table}, kept)
+    return base
 
 
 def _replaces(path: KeyPath, base: Layer, over: Layer) -> bool:

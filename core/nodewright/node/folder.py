@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nodewright.errors import FormatMismatch, StoreCorrupt, StoreError
+from nodewright.errors import ConfigurationError, FormatMismatch, StoreCorrupt, StoreError
 from nodewright.genesis import Genesis
 from nodewright.interfaces.environment import Environment
 from nodewright.storage.lease import acquire
@@ -33,7 +33,9 @@ def held_folder(folder: Path, environment: Environment) -> Iterator[None]:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"the data directory {folder} cannot be made: {error.strerror}") from error
+        raise ConfigurationError(
+            f"the data directory {folder} cannot be made: {error.strerror}; choose another with --data-dir"
+        ) from error
     lease = acquire(folder, environment)
     try:
         yield

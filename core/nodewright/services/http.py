@@ -42,6 +42,15 @@ def split_address(listen: str, slot: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def check_settings(settings: HttpSettings) -> list[str]:
+    """Problems that a type cannot express, for a service spec's ``check``."""
+    try:
+        split_address(settings.listen, "service")
+    except ConfigurationError as error:
+        return [f"listen: {error.problems[0].partition(' = ')[2]}"]
+    return []
+
+
 def bind(listen: str, slot: str) -> socket.socket:
     """A listening TCP socket, or AddressInUse / ConfigurationError naming the slot."""
     host, port = split_address(listen, slot)

@@ -69,10 +69,15 @@ def check(config: BitcoinConfig) -> list[str]:
     if config.payout_address and config.payout_script:
         problems.append("payout_address and payout_script are both set: keep one")
     try:
+        bytes.fromhex(config.payout_script)
+    except ValueError:
+        problems.append(f"payout_script: {config.payout_script[:40]!r} is not hexadecimal: two digits for each byte")
+        return problems
+    try:
         parameters = config.parameters()
         config.payout(parameters)
     except ValueError as error:
-        problems.append(f"payout_address or payout_script: {error}")
+        problems.append(f"payout_address: {error}")
     else:
         if parameters.chronicle_height < parameters.genesis_height:
             problems.append("chronicle_height must not be below genesis_height")

@@ -245,16 +245,18 @@ class BitcoinEngine:
         """Only the head can be read. Kinds:
 
         ``outputs(outpoints)`` → ``UtxoOutput`` or None each, reservations included. ``known(txids)`` → bool each.
-        ``chain`` → the ``ChainParameters``. ``unspent_digest`` → height, bestblock, txouts, total (satoshis), total_amount
-        (coins) and hash_serialized over all unspent outputs, equal on every database that holds the same set.
-        ``unmined`` → (id, whether its body is awaited) of every reservation. ``freeze(outpoints)``,
-        ``unfreeze(outpoints)``, ``reassign(changes)`` → ``UtxoRefused`` or None each; these three change the state."""
+        ``chain`` → the ``ChainParameters``. ``policy`` → fee_per_kilobyte (satoshis) and max_transaction_bytes.
+        ``unspent_digest`` → height, bestblock, txouts, total (satoshis), total_amount (coins) and hash_serialized over all
+        unspent outputs, equal on every database that holds the same set. ``unmined`` → (id, whether its body is awaited)
+        of every reservation. ``freeze(outpoints)``, ``unfreeze(outpoints)``, ``reassign(changes)`` → ``UtxoRefused`` or
+        None each; these three change the state."""
         if view.kind == "block" and view.block != self.applied_block:
             raise Pruned("only the head's state is held")
         queries: dict[str, Callable[..., Any]] = {
             "outputs": self._outputs,
             "known": self._known,
             "chain": self._chain,
+            "policy": self._policy,
             "unspent_digest": self._unspent_digest,
             "unmined": self._unmined,
             "freeze": self._freeze,
@@ -271,6 +273,10 @@ class BitcoinEngine:
     async def _known(self, txids: Sequence[bytes]) -> list[bool]:
         stored = await self.store.known(txids)
         return [known or txid in self.state for txid, known in zip(txids, stored, strict=True)]
+
+    async def _policy(self) -> dict[str, int]:
+        policy = self.policy
+        return {"fee_per_kilobyte": policy.fee_per_kilobyte, "max_transaction_bytes": policy.max_transaction_bytes}
 
     async def _chain(self) -> ChainParameters:
         return self.parameters

@@ -20,4 +20,4 @@ class BsvApiConfig(HttpSettings):
         help="JSON-RPC user; its password is NODEWRIGHT_BSV_API_RPC_PASSWORD or secrets/bsv_api_rpc_password. "
         "Empty: a random pair in <data-dir>/.cookie",
     )
-    min_fee_rate: int = setting(1, help="satoshis per 1000 bytes told to ARC clients at /v1/policy", minimum=0)
+    rpc_password: str = setting("", help="never in the profile: see rpc_user", secret=True)

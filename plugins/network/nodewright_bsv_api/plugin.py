@@ -11,6 +11,7 @@ from nodewright.interfaces.environment import Environment
 from nodewright.interfaces.service import Service
 from nodewright.plugins.hooks import hookimpl
 from nodewright.plugins.specs import SERVICE, Dependencies, ServiceSpec
+from nodewright.services.http import check_settings
 from nodewright_bsv_api.config import BsvApiConfig
 
 
@@ -29,6 +30,7 @@ def register_services() -> list[ServiceSpec]:
             summary="transactions (POST /tx, /txs, ARC /v1/tx), asset reads, Bitcoin JSON-RPC, /health, /metrics",
             open=_open,
             config=BsvApiConfig,
+            check=check_settings,
             provides=frozenset({SERVICE}),
         )
     ]

@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 from nodewright.interfaces.common import Admission, Admitted, Location, Refused
 from nodewright.interfaces.environment import Environment
+from nodewright.interfaces.execution import HEAD
 from nodewright.interfaces.pool import TransactionStatus
 from nodewright.interfaces.service import NodeHandle
 from nodewright_bitcoin.split import SplitError, split_transactions
@@ -166,13 +167,14 @@ class Submit:
         return JSONResponse(document)
 
     async def arc_policy(self, request: Request) -> Response:
+        policy = await self._node.execution.query(HEAD, "policy")
         return JSONResponse(
             {
                 "policy": {
-                    "maxscriptsizepolicy": self._config.max_tx_bytes,
+                    "maxscriptsizepolicy": policy["max_transaction_bytes"],
                     "maxtxsigopscountspolicy": 2**32 - 1,
-                    "maxtxsizepolicy": self._config.max_tx_bytes,
-                    "miningFee": {"satoshis": self._config.min_fee_rate, "bytes": 1000},
+                    "maxtxsizepolicy": min(policy["max_transaction_bytes"], self._config.max_tx_bytes),
+                    "miningFee": {"satoshis": policy["fee_per_kilobyte"], "bytes": 1000},
                 },
                 "timestamp": self._timestamp(),
             }

@@ -61,16 +61,16 @@ class NngConfig:
 
 def check_config(config: NngConfig) -> list[str]:
     problems = []
-    checks: list[tuple[Any, str]] = [(parse_address, peer) for peer in config.peers]
-    checks += [(parse_key, key) for key in config.allow]
-    checks += [(parse_ports, config.pair_ports)]
+    checks: list[tuple[str, Any, str]] = [("peers", parse_address, peer) for peer in config.peers]
+    checks += [("allow", parse_key, key) for key in config.allow]
+    checks += [("pair_ports", parse_ports, config.pair_ports)]
     if config.listen:
-        checks.append((parse_address, config.listen))
-    for parse, text in checks:
+        checks.append(("listen", parse_address, config.listen))
+    for name, parse, text in checks:
         try:
             parse(text)
         except ValueError as error:
-            problems.append(str(error))
+            problems.append(f"{name}: {error}")
     if config.dead_seconds <= config.keepalive_seconds:
         problems.append("dead_seconds must be longer than keepalive_seconds, or every quiet peer is taken for dead")
     return problems

@@ -122,10 +122,25 @@ def test_check_reads_the_genesis(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text('extends = "tiny"\n[genesis]\nfile = "no.json"\n')
     code, _, err = run("check", file)
-    assert code == 2 and "keep one" in err  # the base has a document
+    assert code == 2 and "no.json cannot be read" in err  # the base's document has given way to it
     file.write_text('extends = "tiny"\n[genesis.document]\ntime = -1\n')
     code, _, err = run("check", file)
     assert code == 2 and "time must be whole Unix seconds" in err
+
+
+def test_check_refuses_a_genesis_of_another_family(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('extends = "tiny"\nfamily = "other"\n[genesis.document]\nfamily = "tiny"\n')
+    code, _, err = run("check", file)
+    assert code == 2 and "name the same family in both" in err
+
+
+def test_a_built_genesis_file_replaces_the_document_it_was_built_from(run: Run, tmp_path: Path) -> None:
+    built, file = tmp_path / "g.json", tmp_path / "mine.toml"
+    assert run("genesis", "build", "-o", built, "tiny")[0] == 0
+    file.write_text('extends = "tiny"\n[genesis]\nfile = "g.json"\n')
+    assert run("check", file)[0] == 0
+    assert run("check", "tiny", "--set", f"genesis.file={built}")[0] == 0
 
 
 def test_check_notes_broken_plugins_that_do_not_matter(run: Run, tmp_path: Path) -> None:

@@ -168,7 +168,7 @@ def test_two_geneses(problems: Problems) -> None:
         ("[stores.utxo]\nuse = 1\n", "mine.toml, line 3: stores.utxo.use is missing: name the component, a string"),
         (
             '[services.api]\nlisten = "here"\n',
-            "profile whole, line 20: services.api: listen has no port: write host:port",
+            "mine.toml, line 3: services.api: listen has no port: write host:port",
         ),
         (
             '[services.api]\nlisten = "boom"\n',
