@@ -115,6 +115,10 @@ def _lock(path: Path, descriptor: int, owner: Owner) -> Lease | None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         holder = _newest(os.pread(descriptor, _FILE_BYTES, 0))
+        if holder is not None and (holder.pid, holder.host) == (owner.pid, owner.host):
+            raise StoreLocked(
+                f"{path.parent} is in use by {holder}, which is this process: give each store a path of its own"
+            ) from None
         raise StoreLocked(
             f"{path.parent} is in use by {holder or 'another process that is just opening it'}: stop that node first, or "
             "choose another --data-dir"
