@@ -21,6 +21,7 @@ from nodewright.node import segment as files
 from nodewright.node.events import Events
 from nodewright.node.metrics import Registry
 from nodewright.node.pool import Pool, PoolLimits
+from nodewright.node.pooljournal import rewrite
 
 T = TypeVar("T")
 HEAD = BlockRef(0, bytes(32))
@@ -292,6 +293,40 @@ async def test_restored_stand_before_their_children_also_after_a_restart(bench: 
         answers += await pool.restore(list(zip(ids[:2], raws[:2], strict=True)))
         assert all(isinstance(answer, Admitted) for answer in answers)
         assert await names(pool, ids) == ["pending"] * 6
+        assert [item.id for item in await pool.take(10)] == ids
+    async with bench.pool() as pool:
+        assert [item.id for item in await pool.take(10)] == ids
+
+
+async def test_restored_in_many_records_and_compacted_stand_before_their_children(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than one admission takes, in one call; then the journal is rewritten from what is pending."""
+    raws, ids = bench.chain(9)
+    monkeypatch.setattr("nodewright.node.pool.READMIT_BATCH", 2)
+    async with bench.pool() as pool:
+        await pool.submit(raws)
+        assert len(await pool.take(5)) == 5
+        await pool.settle(dict.fromkeys(ids[:5], BLOCK))
+        for id in ids[:5]:
+            bench.execution.mined.discard(id)
+        await pool.restore(list(zip(ids[:5], raws[:5], strict=True)))
+        assert [item.id for item in pool.pending()] == ids
+        assert [item.id for item in await pool.take(10)] == ids
+    async with bench.pool() as pool:
+        assert [item.id for item in await pool.take(10)] == ids
+        used = pool.bytes_used
+        await rewrite(pool._log, pool._final, pool._pending, lambda: 0.0)
+    async with bench.pool() as pool:
+        assert [item.id for item in await pool.take(10)] == ids
+        assert pool.bytes_used == used
+
+
+async def test_children_before_parents_in_one_call_are_handed_out_behind_them(bench: Bench) -> None:
+    raws, ids = bench.chain(6)
+    async with bench.pool() as pool:
+        answers = await pool.submit(raws[::-1])
+        assert [answer.id for answer in answers if isinstance(answer, Admitted)] == ids[::-1]
         assert [item.id for item in await pool.take(10)] == ids
     async with bench.pool() as pool:
         assert [item.id for item in await pool.take(10)] == ids
