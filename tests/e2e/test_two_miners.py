@@ -173,3 +173,16 @@ def test_parted_and_healed(sides: tuple[Sides, list[Coin]], end: str, budget: in
         assert kept == (12 + len(known) + 1 + 2 + 10) * round_
     for side in pair:
         assert side.process.stop() == 0
+
+
+def test_what_was_posted_while_parted_is_told_without_a_block(sides: tuple[Sides, list[Coin]]) -> None:
+    pair, coins = sides
+    part(pair)
+    for side in pair:
+        side.post(*[pay(coins.pop(), Key(99, 0))[0] for _ in range(10)])
+    for side in pair:
+        side.client.rpc("clearbanned")
+    until(lambda: [side.pending() for side in pair] == [20, 20], "relay in both directions")
+    pair[1].mine()
+    until(lambda: pair[0].tip == pair[1].tip, "one tip")
+    assert account(pair) == (20, 0)
