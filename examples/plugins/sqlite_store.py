@@ -140,6 +140,20 @@ class SqliteStore(SqliteReader):
 
         return await self._call(delete)
 
+    async def tables(self) -> list[str]:
+        """For the operator's ``nodewright db``: no part of the contract ``key-value``."""
+        return await self._call(
+            lambda: [name for (name,) in self._connection.execute("SELECT DISTINCT name FROM row ORDER BY name")]
+        )
+
+    async def compact(self) -> None:
+        def vacuum() -> None:
+            self._lease.check()
+            self._connection.execute("VACUUM")
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+        await self._call(vacuum)
+
     def snapshot(self) -> AbstractAsyncContextManager[KeyValueReader]:
         return self._snapshot()
 

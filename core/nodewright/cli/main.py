@@ -20,7 +20,7 @@ import click
 from nodewright.errors import ConfigurationError, NodewrightError, PluginError
 
 DEBUG_VARIABLE = "NODEWRIGHT_DEBUG"
-COMMANDS = ("bench", "check", "devnet", "genesis", "graph", "plugins", "run", "show", "version")
+COMMANDS = ("bench", "check", "db", "devnet", "genesis", "graph", "plugins", "run", "show", "version")
 PLUGIN_COMMANDS_KEY = "nodewright.plugin_commands"  # in click's context
 FILLED_BY_PLUGINS = frozenset({"bench"})  # groups of the core whose commands come from plugins
 

@@ -86,6 +86,34 @@ class KeyValueStore(KeyValueReader, Protocol):
         """A consistent view of all tables at this instant (capability ``snapshot``)."""
 
 
+# --- for operators -----------------------------------------------------------------------------------------------------
+# What ``nodewright db`` asks of a store beside its contract. A store without it is refused where it cannot be done without.
+
+
+@runtime_checkable
+class TableListing(Protocol):
+    """Of a key-value store. Without it a store cannot be copied: a table that nobody names would be left behind."""
+
+    async def tables(self) -> list[str]:
+        """Every table that holds a row, sorted; one that held rows once may be among them."""
+
+
+@runtime_checkable
+class KindListing(Protocol):
+    """Of a blob store; as ``TableListing``."""
+
+    async def kinds(self) -> list[str]:
+        """Every kind of which there is a blob, sorted; one that had blobs once may be among them."""
+
+
+@runtime_checkable
+class Compaction(Protocol):
+    """Of any store whose files keep what was deleted or overwritten until they are written anew."""
+
+    async def compact(self) -> None:
+        """Give that space back. Changes nothing that can be read; may take as long as writing everything again."""
+
+
 # --- unspent outputs -------------------------------------------------------------------------------------------------
 
 

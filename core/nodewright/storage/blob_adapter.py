@@ -188,6 +188,19 @@ class KeyValueBlobStore:
                 return
 
 
+    async def kinds(self) -> list[str]:
+        """Found by leaping from kind to kind where the store is ordered; by reading the whole index where it is not."""
+        found: set[str] = set()
+        ordered = "ordered" in getattr(self.store, "capabilities", ())
+        after: bytes | None = None
+        while True:
+            page = await self.store.scan(INDEX, after=after, limit=1 if ordered else 1000)
+            found.update(key.split(b"\x00", 1)[0].decode() for key, _ in page.items)
+            if page.after is None:
+                return sorted(found)
+            after = page.after.split(b"\x00", 1)[0] + b"\x01" if ordered else page.after
+
+
 async def _pieces(data: bytes) -> AsyncIterator[bytes]:
     for start in range(0, len(data), PAGE_BYTES):
         yield data[start : start + PAGE_BYTES]

@@ -172,6 +172,9 @@ class FileBlobStore:
                 for path in await self._call(list_folder, inner):
                     yield bytes.fromhex(path.name)
 
+    async def kinds(self) -> list[str]:
+        return [folder.name for folder in await self._call(list_folder, self._blobs)]
+
     def close(self) -> None:
         self._closed = True
 

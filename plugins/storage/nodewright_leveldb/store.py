@@ -253,6 +253,21 @@ class LevelDBStore(LevelDBReader):
                     return deleted
                 start = gone[-1] + b"\x00"
 
+    async def tables(self) -> list[str]:
+        with self._gate:
+            await trio.lowlevel.checkpoint()
+            return sorted(self._prefixes)
+
+    async def compact(self) -> None:
+        """Rewrites every table file, beside reads; commits wait. Interrupted, it leaves the database as it was."""
+        with self._gate:
+            async with self._writing:
+                self._lease.check()
+                try:
+                    await self._environment.offload(self._database.compact_range)
+                except Exception as error:
+                    raise store_error(error, self._path) from error
+
     def snapshot(self) -> AbstractAsyncContextManager[KeyValueReader]:
         return self._snapshot()
 

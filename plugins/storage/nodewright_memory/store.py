@@ -95,6 +95,10 @@ class MemoryStore(MemoryReader):
             self.disk.commit(self._epoch, {table: dict.fromkeys(gone)}, durable=True)
         return len(gone)
 
+    async def tables(self) -> list[str]:
+        await trio.lowlevel.checkpoint()
+        return sorted(name for name, table in self._check_open().items() if table.rows)
+
     def snapshot(self) -> AbstractAsyncContextManager[KeyValueReader]:
         return self._snapshot()
 
