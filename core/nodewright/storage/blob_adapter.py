@@ -187,7 +187,6 @@ class KeyValueBlobStore:
             if after is None:
                 return
 
-
     async def kinds(self) -> list[str]:
         """Found by leaping from kind to kind where the store is ordered; by reading the whole index where it is not."""
         found: set[str] = set()
