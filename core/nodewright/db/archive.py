@@ -6,8 +6,8 @@ Members, in this order::
     stores/<slot>/rows/<table>/<page number>            (key length u16 ‖ value length u32, big-endian ‖ key ‖ value)*
     stores/<slot>/blobs/<kind>/<id in hex>              the body
     files/<path>                                        a file of the data folder
-    manifest.json                                       measures of every table and kind, SHA-256 of every file, and of
-                                                        the archive up to this member
+    manifest.json                                       format records; measures of every table and kind; SHA-256 of files
+    SHA256                                              of all bytes of the archive up to this member, as hex
 
 Invariants: the archive has its name only once it is whole and synced; nothing is taken from one whose checksums were not
 all compared; no member is written anywhere but below the data folder.
@@ -30,9 +30,11 @@ from nodewright.interfaces.storage import MAX_KEY_BYTES, MAX_VALUE_BYTES
 
 HEADER = "snapshot.json"
 MANIFEST = "manifest.json"
+SEAL = "SHA256"
 VERSION = 1
 MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
 MAX_PAGE_MEMBER_BYTES = 64 * 1024 * 1024
+MAX_SEAL_BYTES = 128
 CHUNK_BYTES = 1024 * 1024
 _ROW = struct.Struct(">HI")
 _BLOCK = 512
@@ -136,10 +138,9 @@ class Writer:
     def add_document(self, name: str, document: dict[str, Any]) -> None:
         self.add(name, json.dumps(document, indent=1, sort_keys=True).encode() + b"\n")
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 of all that is written so far, as hex."""
-        return self._hash.hexdigest()
+    def seal(self) -> None:
+        """The last member: the checksum of everything before it."""
+        self.add(SEAL, self._hash.hexdigest().encode() + b"\n")
 
 
 class Member:

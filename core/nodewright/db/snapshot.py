@@ -19,6 +19,8 @@ from nodewright.db.archive import (
     HEADER,
     MANIFEST,
     MAX_PAGE_MEMBER_BYTES,
+    MAX_SEAL_BYTES,
+    SEAL,
     VERSION,
     Member,
     Writer,
@@ -117,7 +119,8 @@ async def take(
                 "parts": parts,
             }
         carried, private = _write_files(archive, node)
-        archive.add_document(MANIFEST, {"stores": stores, "files": carried, "sha256": archive.digest})
+        archive.add_document(MANIFEST, {"stores": stores, "files": carried})
+        archive.seal()
     return Taken(moved, len(carried), tuple(private))
 
 
@@ -197,6 +200,7 @@ def read_header(path: Path) -> Header:
 def check_archive(path: Path, progress: Progress = silent) -> dict[str, Any]:
     """Every checksum, from the first byte on; returns the manifest. Raises StoreCorrupt."""
     last: Member | None = None
+    seal = ""
     document: dict[str, Any] = {}
     found: dict[tuple[str, str, str], Sum] = {}
     carried: dict[str, dict[str, Any]] = {}
@@ -205,12 +209,14 @@ def check_archive(path: Path, progress: Progress = silent) -> dict[str, Any]:
             last = member
             if member.name == MANIFEST:
                 document = member.document()
+            elif member.name == SEAL:
+                seal = member.body(MAX_SEAL_BYTES).strip().decode("ascii", "replace")
             elif member.name != HEADER:
                 _measure_member(member, found, carried)
             advance(1)
-    if last is None or last.name != MANIFEST:
+    if last is None or last.name != SEAL:
         raise StoreCorrupt(f"{path} does not end with its checksums: it was cut short; use another copy of it")
-    if document.get("sha256") != digest_until(path, last.offset):
+    if seal != digest_until(path, last.offset):
         raise StoreCorrupt(f"{path} is damaged: its checksum does not fit; use another copy of it")
     _compare_manifest(path, document, found, carried)
     return document
