@@ -20,7 +20,7 @@ from nodewright.node.runtime import Runtime
 STOP_GRACE_SECONDS = 5.0
 # A node holds millions of small long-lived objects, which the collector would walk again and again to find no cycle: what
 # start-up made is set aside, young objects are looked at in larger lots, and old ones rarely.
-COLLECTOR_THRESHOLDS = (50_000, 20, 100)
+COLLECTOR_THRESHOLDS = (200_000, 20, 100)
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 

@@ -136,6 +136,11 @@ class PostgresStore(Reader):
         self._snapshot_slots = trio.Semaphore(server.config.snapshots)
         self._views: set[_Snapshot] = set()
 
+    async def tables(self) -> list[str]:
+        """Every table there is; see ``nodewright.interfaces.storage.TableListing``."""
+        await trio.lowlevel.checkpoint()
+        return sorted(self._writer.tables)
+
     # --- writing -----------------------------------------------------------------------------------------------------
 
     async def commit(self, batch: WriteBatch, durable: bool = True) -> None:

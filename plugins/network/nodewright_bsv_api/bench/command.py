@@ -55,7 +55,7 @@ def _settings(pairs: tuple[str, ...]) -> dict[str, str]:
 
 @click.command(name="teranode")
 @click.option("--count", default=20_000, show_default=True, type=click.IntRange(1), help="Transactions to send.")
-@click.option("--batch", default=500, show_default=True, type=click.IntRange(1, 1024), help="Transactions in one POST.")
+@click.option("--batch", default=1000, show_default=True, type=click.IntRange(1, 1024), help="Transactions in one POST.")
 @click.option(
     "--connections", default=4, show_default=True, type=click.IntRange(1, 64), help="Sockets of the load process."
 )
