@@ -154,7 +154,11 @@ class Pool:
         if rejected or replaced:
             self._events.evicted([*rejected, *replaced], "no longer valid after a restart")
             await self.settle(rejected=rejected, replaced=replaced)
-        await self._execution.release_unclaimed()
+        released = await self._execution.release_unclaimed()
+        if released:
+            self._environment.logger.warning(
+                "transactions that the store held for this node are in no journal: let go", count=len(released)
+            )
 
     # --- the contract -------------------------------------------------------------------------------------------------
 
