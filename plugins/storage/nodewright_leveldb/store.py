@@ -46,7 +46,8 @@ _DISK_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 def store_error(error: Exception, path: Path) -> StoreError:
     """plyvel's exception as one of the contract's, with the fix. Looks at the exception's own module, so that the
     driver is needed only where a database is open."""
-    text = str(error)
+    said = error.args[0] if error.args else ""
+    text = said.decode(errors="replace") if isinstance(said, bytes) else str(error)
     if any(reason in text for reason in _DISK_FULL):
         return StoreFull(f"{path}: the disk is full; make room and start the node again (nothing acknowledged is lost)")
     if type(error).__name__ == "CorruptionError" or "Corruption" in text or "does not exist (create_if_missing" in text:
