@@ -45,7 +45,7 @@ from nodewright_bitcoin.policy import Policy
 from nodewright_bitcoin.rules import COIN
 from nodewright_bitcoin.scripts import VerifiedCache
 from nodewright_bitcoin.staged import staged_outputs
-from nodewright_bitcoin.state import Reservation, Reservations, descendants_first
+from nodewright_bitcoin.state import Reservation, Reservations, descendants_first, parents_first
 from nodewright_bitcoin.transaction import MAX_TRANSACTION_BYTES
 
 T = TypeVar("T")
@@ -186,8 +186,10 @@ class BitcoinEngine:
         return await self.release([txid for txid, reservation in self.state.unmined.items() if reservation is None])
 
     async def select(self, parent: BlockRef, candidates: Sequence[Candidate], limits: Limits) -> Selection:
-        """All that are ready, in the order given, up to the limits; a child never without its parents before it."""
+        """All that are ready, up to the limits, in the order given, but a child never before its parents: where the order
+        given has one so, the whole lot is put in order."""
         state = self.state
+        candidates = parents_first(state, candidates)
         chosen: list[Candidate] = []
         deferred: list[Candidate] = []
         rejected: dict[bytes, str] = {}

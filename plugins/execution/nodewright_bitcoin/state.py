@@ -20,6 +20,7 @@ from collections.abc import Iterable, Sequence
 
 from attrs import define
 
+from nodewright.interfaces.execution import Candidate
 from nodewright.interfaces.storage import UtxoTransaction
 from nodewright_bitcoin.columns import output_count
 
@@ -101,6 +102,40 @@ class Reservations:
             if child is not None:
                 found.append(child)
         return found
+
+
+def parents_first(state: Reservations, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+    """The same candidates, each after those among them that it spends from; as given where that holds already."""
+    place = {candidate.id: index for index, candidate in enumerate(candidates)}
+    wrong = False
+    parents: list[list[int]] = []
+    for index, candidate in enumerate(candidates):
+        reserved = state.get(candidate.id)
+        above: list[int] = []
+        if reserved is not None:
+            for spent in reserved.effect.spends:
+                parent = place.get(spent[:32])
+                if parent is not None and parent != index:
+                    above.append(parent)
+                    wrong = wrong or parent > index
+        parents.append(above)
+    if not wrong:
+        return candidates
+    ordered: list[Candidate] = []
+    done = [False] * len(candidates)
+    for start in range(len(candidates)):
+        stack = [start]
+        while stack:
+            index = stack[-1]
+            open_parents = [parent for parent in parents[index] if not done[parent]]
+            if open_parents:
+                stack += open_parents
+                continue
+            stack.pop()
+            if not done[index]:
+                done[index] = True
+                ordered.append(candidates[index])
+    return ordered
 
 
 def descendants_first(effects: Sequence[UtxoTransaction]) -> list[UtxoTransaction]:
