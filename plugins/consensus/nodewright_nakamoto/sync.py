@@ -197,6 +197,11 @@ class Synchroniser:
         """Whether all of them (at least one) are in the tree now."""
         for header in headers:
             if header.previous not in self.chain.index:
+                # An answer begins at a block that the question named, genesis at the least.
+                self.fetcher.blame(
+                    peer, MALFORMED_POINTS, f"header {display(header.id)} attaches to nothing that was asked for"
+                )
+                self.claims.pop(peer, None)
                 return False
             try:
                 self.chain.add_header(header)
