@@ -135,6 +135,10 @@ class RateLimit:
         await self.app(scope, receive, send)
 
 
+# What a supervisor asks must be answered however busy the node is.
+ALWAYS_ANSWERED = frozenset({"/health", "/metrics"})
+
+
 class ConcurrencyLimit:
     """At most ``limit`` requests inside the application; the rest answer 503 with Retry-After at once."""
 
@@ -144,7 +148,7 @@ class ConcurrencyLimit:
         self.inside = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"] in ALWAYS_ANSWERED:
             await self.app(scope, receive, send)
             return
         if self.inside >= self.limit:

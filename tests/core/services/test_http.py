@@ -97,7 +97,7 @@ async def test_more_at_once_than_allowed_is_503_and_the_rest_finish() -> None:
         await leave.wait()
         return PlainTextResponse("done")
 
-    server = _server(_app(Route("/wait", wait)), max_concurrent=1)
+    server = _server(_app(Route("/wait", wait), Route("/health", _echo)), max_concurrent=1)
     answers: list[int] = []
     async with trio.open_nursery() as nursery:
         await nursery.start(server.serve)
@@ -112,6 +112,7 @@ async def test_more_at_once_than_allowed_is_503_and_the_rest_finish() -> None:
                 refused = await client.get("/")
                 assert refused.status_code == 503
                 assert refused.headers["retry-after"] == "1"
+                assert (await client.get("/health")).status_code == 200
                 leave.set()
         nursery.cancel_scope.cancel()
     assert answers == [200]
