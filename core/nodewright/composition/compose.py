@@ -15,8 +15,9 @@ from typing import Any
 import attrs
 
 from nodewright.composition.plan import Effective, Plan, PlannedComponent
+from nodewright.composition.references import references, wraps
 from nodewright.composition.slots import TOP_TEXTS, SlotTable, read_slots
-from nodewright.composition.wiring import wire
+from nodewright.composition.wiring import Problem, wire
 from nodewright.config.core_settings import CORE_TABLES, GenesisSettings, NetworkSettings
 from nodewright.config.layer import NAMED_SLOTS, SINGLE_SLOTS, slot_paths
 from nodewright.config.names import suggestion
@@ -49,10 +50,14 @@ def compose(profile: Profile, registry: Registry) -> Plan:
             known = suggestion("", [provided.name for provided in registry.of_kind(slot)])
             problems.append(f'{profile.source}: a node needs [{slot}]: write  [{slot}]  and under it  use = "NAME"{known}')
     absent = frozenset(slot for slot in found if slot not in chosen) | unread
-    wiring, wrong = wire({slot: provided.value for slot, provided in chosen.items()}, absent, registry)
-    problems += [f"{profile.origin(*_path(problem.slot), 'use')}: {problem.slot}: {problem.message}" for problem in wrong]
+    specs = {slot: provided.value for slot, provided in chosen.items()}
+    named = {slot.slot: references(slot.slot, specs[slot.slot], slot.table) for slot in slots if slot.slot in specs}
+    incomplete = any(wraps(specs[slot]) and not own for slot, own in named.items())
+    wiring, wrong = wire(specs, absent, registry, named, incomplete)
+    problems += [_located(profile, problem) for problem in wrong]
     if problems:
         raise ConfigurationError(problems)
+    behind = {reference.slot: slot for slot, own in named.items() for reference in own}
     components = tuple(
         PlannedComponent(
             slot=slot,
@@ -62,6 +67,7 @@ def compose(profile: Profile, registry: Registry) -> Plan:
             plugin=str(chosen[slot].provider),
             adapter=wiring.adapters.get(slot),
             requires=wiring.requires[slot],
+            behind=behind.get(slot),
         )
         for slot in wiring.order
     )
@@ -83,6 +89,11 @@ def compose(profile: Profile, registry: Registry) -> Plan:
 def _path(slot: str) -> KeyPath:
     top, _, name = slot.partition(".")
     return (top, name) if name else (top,)
+
+
+def _located(profile: Profile, problem: Problem) -> str:
+    key = "" if problem.setting == "use" else f".{problem.setting}"
+    return f"{profile.origin(*_path(problem.slot), problem.setting)}: {problem.slot}{key}: {problem.message}"
 
 
 def _slot_names(profile: Profile) -> list[str]:

@@ -34,7 +34,8 @@ class PlannedComponent:
 
     ``adapter`` is None, or the contract (``utxo``, ``blob``) that an adapter gives over this key-value store: dependents
     then get the adapter's object, never the bare store. ``requires`` maps each slot this component is given to the
-    contract that it asked for there; optional requirements that nothing fills are left out.
+    contract that it asked for there; optional requirements that nothing fills are left out. ``behind`` is the slot of the
+    store that names this one, through which alone it is used.
     """
 
     slot: str
@@ -44,6 +45,7 @@ class PlannedComponent:
     plugin: str
     adapter: str | None = None
     requires: Mapping[str, str] = field(factory=dict)
+    behind: str | None = None
 
 
 @frozen(kw_only=True)

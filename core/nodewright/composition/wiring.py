@@ -9,18 +9,22 @@ from collections.abc import Mapping, Sequence
 from attrs import frozen
 
 from nodewright.composition.plan import CORE_DEPENDENCIES
+from nodewright.composition.references import Reference, circles, unnamed, wraps
 from nodewright.composition.slots import CONTRACTS_BY_KIND, RANK, kind_of
 from nodewright.config.names import listed, nearest
 from nodewright.plugins.registry import Registry
-from nodewright.plugins.specs import BLOB, KEY_VALUE, UTXO, ComponentSpec, Requirement
+from nodewright.plugins.specs import BLOB, KEY_VALUE, UTXO, ComponentSpec, Requirement, StorageSpec
 
 ADAPTED = frozenset({UTXO, BLOB})  # contracts that an adapter of the core gives over a key-value store
 
 
 @frozen
 class Problem:
+    """``setting`` is the one of the slot that is wrong."""
+
     slot: str
     message: str
+    setting: str = "use"
 
 
 @frozen
@@ -33,43 +37,58 @@ class Wiring:
 
 
 def wire(
-    components: Mapping[str, ComponentSpec], absent: frozenset[str], registry: Registry
+    components: Mapping[str, ComponentSpec],
+    absent: frozenset[str],
+    registry: Registry,
+    named: Mapping[str, tuple[Reference, ...]] | None = None,
+    incomplete: bool = False,
 ) -> tuple[Wiring, list[Problem]]:
-    """``components`` by slot in the profile's order. ``absent`` slots are in the profile, but their component could not
-    be had: that has been said, and is not said again. With problems, the wiring is incomplete."""
+    """``components`` by slot in the profile's order; ``named`` are the stores that each of them names. ``absent`` slots are
+    in the profile, but their component could not be had: that has been said, and is not said again; ``incomplete`` says
+    the same of what stores name. With problems, the wiring is incomplete."""
     problems: list[Problem] = []
     requires: dict[str, dict[str, str]] = {slot: {} for slot in components}
     adapters: dict[str, str] = {}
-    native: dict[str, set[str]] = {}
-    wanted: dict[str, list[tuple[str, str]]] = {}
+    wanted: dict[str, list[str]] = {}
+    named, broken = _without_circles(named or {}, problems)
+    offered = _offered(components, named, absent | broken)
     for slot, spec in components.items():
-        for requirement in spec.requires:
+        behind = named.get(slot, ())
+        for requirement in (*spec.requires, *(Requirement(one.slot, one.contract) for one in behind)):
             needed = requirement.slot
             if needed in CORE_DEPENDENCIES:
                 continue
-            wanted.setdefault(needed, []).append((slot, spec.name))
+            wanted.setdefault(needed, []).append(slot)
             if needed in absent:
                 continue
             provider = components.get(needed)
             if provider is None:
-                if not requirement.optional:
+                reference = next((one for one in behind if one.slot == needed), None)
+                if reference is not None:
+                    said = unnamed(reference, components, _could_provide(requirement, registry))
+                    problems.append(Problem(slot, said, reference.setting))
+                    incomplete = True
+                elif not requirement.optional:
                     problems.append(Problem(slot, _nothing_there(spec, requirement, registry)))
                 continue
-            offered = provided(provider)
-            adapted = requirement.contract not in offered
-            if adapted and not (requirement.contract in ADAPTED and KEY_VALUE in offered):
+            has = offered[needed]
+            adapted = requirement.contract not in has
+            if adapted and not (requirement.contract in ADAPTED and KEY_VALUE in has):
                 problems.append(Problem(needed, _wrong_contract(slot, spec, provider, requirement, registry)))
                 continue
-            lacking = requirement.capabilities - offered
+            lacking = requirement.capabilities - has
             if lacking:
-                problems.append(Problem(needed, _lacking(slot, spec, provider, requirement, lacking, registry)))
+                shown = _over(provider, named.get(needed, ()))
+                problems.append(Problem(needed, _lacking(slot, spec, shown, requirement, lacking, registry)))
                 continue
             if adapted:
                 adapters.setdefault(needed, requirement.contract)
-            else:
-                native.setdefault(needed, set()).add(requirement.contract)
             requires[slot][needed] = requirement.contract
+    shared = _shared(components, named, wanted)
+    problems += shared
     for slot, contract in adapters.items():
+        if any(problem.slot == slot for problem in shared):
+            continue
         others = {contracts[slot] for contracts in requires.values() if slot in contracts} - {contract}
         if others:
             asked = f"{contract} and as {listed(others)}"
@@ -77,12 +96,77 @@ def wire(
             problems.append(
                 Problem(slot, f"asked for as {asked}, which {name!r} cannot be at once: give each a store of its own")
             )
-    if not absent:  # else what is absent may have been what uses it
+    if not (absent or broken or incomplete):  # else what is missing may have been what uses it
         problems += _unused(components, wanted)
     order, circle = _order(components, requires)
     if circle:
         problems.append(Problem(circle[0], f"{', '.join(circle)} require one another, so that none can open first"))
     return Wiring(requires, adapters, order), problems
+
+
+def _without_circles(
+    named: Mapping[str, tuple[Reference, ...]], problems: list[Problem]
+) -> tuple[dict[str, tuple[Reference, ...]], frozenset[str]]:
+    """``named`` with every circle of stores cut and told, and the stores that name one another in it."""
+    cut = dict(named)
+    broken: set[str] = set()
+    for first, way in circles(named):
+        round_ = f" ({' → '.join(way)})" if len(way) > 2 else ""
+        said = f"{first.by} is behind itself{round_}, so that it cannot open: name another store"
+        problems.append(Problem(first.by, said, first.setting))
+        broken.update(way)
+        for slot in way:
+            cut.pop(slot, None)
+    return cut, frozenset(broken)
+
+
+def _offered(
+    components: Mapping[str, ComponentSpec], named: Mapping[str, tuple[Reference, ...]], unknown: frozenset[str]
+) -> dict[str, frozenset[str]]:
+    """Contract and capabilities by slot; those a store has of the ones behind it among them. Of what is unknown or not
+    there, the best is believed: that has been said, or will be."""
+    offered: dict[str, frozenset[str]] = {}
+
+    def of(slot: str) -> frozenset[str]:
+        if slot not in offered:
+            spec = components[slot]
+            inherited = spec.inherits if isinstance(spec, StorageSpec) else frozenset()
+            for reference in named.get(slot, ()):
+                below = (
+                    of(reference.slot) if reference.slot in components and reference.slot not in unknown else frozenset()
+                )
+                if reference.contract in below:
+                    inherited &= below
+            offered[slot] = provided(spec) | inherited
+        return offered[slot]
+
+    for slot in components:
+        of(slot)
+    return offered
+
+
+def _over(provider: ComponentSpec, behind: Sequence[Reference]) -> str:
+    return f"{provider.name!r}" + (f" over {listed(one.slot for one in behind)}" if behind else "")
+
+
+def _shared(
+    components: Mapping[str, ComponentSpec],
+    named: Mapping[str, tuple[Reference, ...]],
+    wanted: Mapping[str, Sequence[str]],
+) -> list[Problem]:
+    """A store behind another has one user: a cache would not see what somebody else writes."""
+    problems = []
+    over: dict[str, str] = {}
+    for slot, own in named.items():
+        for reference in own:
+            over.setdefault(reference.slot, slot)
+    for slot, user in over.items():
+        others = [other for other in wanted[slot] if other != user] if slot in components else []
+        if others:
+            also = listed(f"{other} ({components[other].name})" for other in others)
+            said = f"is behind {user} ({components[user].name}) and used by {also} as well, each of which would miss what "
+            problems.append(Problem(slot, said + "the other writes: give each a store of its own"))
+    return problems
 
 
 def provided(spec: ComponentSpec) -> frozenset[str]:
@@ -112,16 +196,13 @@ def _wrong_contract(
 def _lacking(
     slot: str,
     spec: ComponentSpec,
-    provider: ComponentSpec,
+    provider: str,
     requirement: Requirement,
     lacking: frozenset[str],
     registry: Registry,
 ) -> str:
     word = "capability" if len(lacking) == 1 else "capabilities"
-    return (
-        f"{provider.name!r} lacks the {word} {listed(lacking)} that {slot} ({spec.name}) needs"
-        f"{_instead(requirement, registry)}"
-    )
+    return f"{provider} lacks the {word} {listed(lacking)} that {slot} ({spec.name}) needs{_instead(requirement, registry)}"
 
 
 def _instead(requirement: Requirement, registry: Registry) -> str:
@@ -142,12 +223,12 @@ def _could_provide(requirement: Requirement, registry: Registry) -> list[str]:
     for entry in registry.components:
         offered = provided(entry.value)
         fits = requirement.contract in offered or (requirement.contract in ADAPTED and KEY_VALUE in offered)
-        if entry.value.kind == kind and fits and requirement.capabilities <= offered:
+        if entry.value.kind == kind and fits and not wraps(entry.value) and requirement.capabilities <= offered:
             names.add(entry.name)
     return sorted(names)
 
 
-def _unused(components: Mapping[str, ComponentSpec], wanted: Mapping[str, Sequence[tuple[str, str]]]) -> list[Problem]:
+def _unused(components: Mapping[str, ComponentSpec], wanted: Mapping[str, Sequence[str]]) -> list[Problem]:
     """Stores and verifiers exist for others; anything else is of use by itself."""
     problems = []
     for slot, spec in components.items():

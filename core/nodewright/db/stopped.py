@@ -6,7 +6,8 @@ Invariants:
   by name, and a node that starts meanwhile is refused in turn;
 - what depends on a store decides how it is looked at: ``rows`` (tables of a key-value store, also under the ``utxo``
   adapter) or ``bodies`` (a blob store, or the ``blob`` adapter over a key-value store). A store that keeps unspent outputs
-  in a form of its own has neither.
+  in a form of its own has neither;
+- a store behind another is opened for that one, and is looked at through it only.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from nodewright.environment import NodeEnvironment
 from nodewright.errors import FormatMismatch, StoreCorrupt, StoreError
 from nodewright.interfaces.storage import BlobStore, Compaction, FormatRecord, KeyValueStore, KindListing, TableListing
 from nodewright.node.folder import MAX_RECORD_BYTES, RECORD_FILE, held_folder, write_whole
-from nodewright.node.stores import open_component
+from nodewright.node.stores import adapted, open_component
 from nodewright.plugins.specs import BLOB, KEY_VALUE, UTXO, Dependencies
 from nodewright.storage.blob_adapter import open_blobs
 from nodewright.storage.formats import FORMAT_KEY, META_KIND, decode_format, encode_format, read_format, write_format
@@ -60,11 +61,17 @@ class StoreSlot:
 
     @property
     def ordered(self) -> bool:
-        return "ordered" in self.planned.spec.provides
+        return "ordered" in self._capabilities
 
     @property
     def volatile(self) -> bool:
-        return "volatile" in self.planned.spec.provides
+        return "volatile" in self._capabilities
+
+    @property
+    def _capabilities(self) -> frozenset[str]:
+        """Its own words where it has some: a store over another has those of that one."""
+        named: frozenset[str] = getattr(self.raw, "capabilities", self.planned.spec.provides)
+        return named
 
     @property
     def kind_of_store(self) -> str:
@@ -189,16 +196,29 @@ def fresh_folder(folder: Path, environment: NodeEnvironment, record: FolderRecor
 
 
 async def open_stores(plan: Plan, environment: NodeEnvironment, stack: AsyncExitStack) -> tuple[StoreSlot, ...]:
-    return tuple([await _open(plan, planned, environment, stack) for planned in plan.of_kind("storage")])
+    """In the plan's order, without those behind others."""
+    opened: dict[str, object] = {}  # by slot: what a store in front of it is given
+    return tuple(
+        [
+            store
+            for planned in plan.of_kind("storage")
+            if (store := await _open(plan, planned, environment, stack, opened)) is not None
+        ]
+    )
 
 
-async def _open(plan: Plan, planned: PlannedComponent, environment: NodeEnvironment, stack: AsyncExitStack) -> StoreSlot:
+async def _open(
+    plan: Plan, planned: PlannedComponent, environment: NodeEnvironment, stack: AsyncExitStack, opened: dict[str, object]
+) -> StoreSlot | None:
     own = environment.for_slot(planned.slot)
     folder = Path(own.data_dir, getattr(planned.config, "path", None) or "")
     owner = read_owner(folder)
-    if planned.requires:
+    if not planned.requires.keys() <= opened.keys():
         raise StoreError(f"{planned.slot}: {planned.spec.name} needs other components; this tool opens stores alone")
-    raw = await open_component(planned, Dependencies(), own, stack)
+    raw = await open_component(planned, Dependencies({slot: opened[slot] for slot in planned.requires}), own, stack)
+    if planned.behind is not None:
+        opened[planned.slot] = await adapted(planned, raw, own, stack)
+        return None
     contract = _contract(plan, planned)
     rows = bodies = None
     if contract == BLOB:

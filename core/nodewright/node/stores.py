@@ -68,7 +68,10 @@ async def adapted(planned: PlannedComponent, raw: Any, environment: Environment,
 
 
 def opened_store(planned: PlannedComponent, raw: Any) -> OpenedStore | None:
-    """None for a store that keeps its record itself (a native ``utxo`` store without key-value tables)."""
+    """None for a store that keeps its record itself (a native ``utxo`` store without key-value tables), and for one behind
+    another, whose record it holds."""
+    if planned.behind is not None:
+        return None
     provides = planned.spec.provides
     contract = KEY_VALUE if KEY_VALUE in provides else BLOB if BLOB in provides else None
     return None if contract is None else OpenedStore(planned.slot, raw, contract, planned.adapter)

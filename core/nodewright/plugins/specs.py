@@ -77,7 +77,11 @@ class ComponentSpec:
 
 @frozen(kw_only=True)
 class StorageSpec(ComponentSpec):
+    """``inherits`` are capabilities that it has where every store that its settings name (``setting(store=...)``) has
+    them: of a wrapper, usually ``ordered``, ``snapshot`` and ``volatile``."""
+
     kind: ClassVar[str] = "storage"
+    inherits: frozenset[str] = frozenset()
 
 
 @frozen(kw_only=True)
@@ -114,14 +118,19 @@ def setting(
     maximum: float | None = None,
     choices: tuple[str, ...] | None = None,
     secret: bool = False,
+    store: str | None = None,
 ) -> Any:
-    """An attrs field of a config class with its documentation and bounds (checked with file and line by the loader)."""
+    """An attrs field of a config class with its documentation and bounds (checked with file and line by the loader).
+
+    ``store`` is for settings of a store: the text is the NAME of another [stores.NAME] of the profile, of which this
+    contract is needed. It is opened before, found in ``dependencies["stores.NAME"]``, and used by nothing else."""
     metadata: Mapping[str, Any] = {
         "help": help,
         "minimum": minimum,
         "maximum": maximum,
         "choices": choices,
         "secret": secret,
+        "store": store,
     }
     if factory is not None:
         return field(factory=factory, metadata=metadata)

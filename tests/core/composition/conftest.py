@@ -40,6 +40,17 @@ class DiskConfig:
 
 
 @config_class
+class WrapConfig:
+    inner: str = setting(help="the store behind it", store="key-value")
+    budget: int = setting(8, help="MiB", minimum=1)
+
+
+@config_class
+class SpillConfig:
+    spill: str | None = setting(None, help="the store of what is too large", store="blob")
+
+
+@config_class
 class ApiConfig:
     listen: str = setting("127.0.0.1:0", help="host:port")
 
@@ -64,6 +75,8 @@ SPECS: list[ComponentSpec] = [
     store("hash", "key-value"),
     store("blobs-only", "blob"),
     store("native-utxo", "utxo"),
+    store("wrap", "key-value", config=WrapConfig, inherits=frozenset({"ordered", "snapshot", "volatile"})),
+    store("spilling", "blob", config=SpillConfig),
     ExecutionSpec(
         name="coins",
         provides=frozenset({"undo"}),

@@ -197,7 +197,7 @@ def test_two_geneses(problems: Problems) -> None:
             "[stores.blobs]\nenabled = false\n",
             "profile whole, line 19: consensus: consensus 'work' needs a blob store in the slot stores.blobs, and the "
             'profile has none there: write  [stores.blobs]  and under it  use = "blobs-only"  (blobs-only, disk, hash, '
-            "heap could provide it)",
+            "heap, spilling could provide it)",
         ),
         (
             "[consensus]\nenabled = false\n[transport]\nenabled = false\n[stores.chain]\nenabled = false\n"
