@@ -23,8 +23,9 @@ from pathlib import Path
 
 from attrs import define, frozen
 
-from nodewright.errors import LeaseLost, StoreCorrupt, StoreError, StoreLocked
+from nodewright.errors import LeaseLost, StoreCorrupt, StoreLocked
 from nodewright.interfaces.environment import Environment
+from nodewright.storage.full import write_error
 
 FILE_NAME = "LEASE"
 _RECORD_BYTES = 512
@@ -105,9 +106,7 @@ def acquire(folder: Path, environment: Environment) -> Lease:
                 return lease
             os.close(descriptor)  # the file was replaced between open and lock: look at the new one
     except OSError as error:
-        raise StoreError(
-            f"{folder}: the lease cannot be written ({error.strerror}); check the folder's owner and mode"
-        ) from error
+        raise write_error(error, path) from error
 
 
 def _lock(path: Path, descriptor: int, owner: Owner) -> Lease | None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from typing import Protocol
 
 import trio
 
@@ -33,27 +34,23 @@ from nodewright.interfaces.storage import (
     UtxoTransaction,
     WriteBatch,
 )
-from nodewright.storage.utxo_bundles import Bundles, scan_all
+from nodewright.storage.utxo_bundles import Bundles
 from nodewright.storage.utxo_cache import RecordCache
 from nodewright.storage.utxo_change import APPLIED, Change
+from nodewright.storage.utxo_marks import FREEZE, REASSIGN, UNFREEZE, Marks, output_rows, transaction_rows
 from nodewright.storage.utxo_prune import Pruner
 from nodewright.storage.utxo_records import (
     CONFLICTING,
     LOCKED,
-    MARK,
     META,
     PAGE,
     SPENT,
     TX,
-    TXMARK,
     UNDO,
     UNDONE,
-    Mark,
     Record,
     block_key,
-    decode_mark,
     decode_refs,
-    encode_mark,
     encode_ref,
 )
 from nodewright.storage.utxo_walk import read_output, read_spends, unspent_of
@@ -64,7 +61,6 @@ COINBASE_MATURITY = 100
 UNDO_BLOCKS = 1000
 _APPLIED = b"applied"
 _FORMAT = b"format"
-_NO_MARK = Mark(False)
 
 
 class KeyValueUtxoStore:
@@ -76,8 +72,7 @@ class KeyValueUtxoStore:
         self._maturity = coinbase_maturity
         self._snapshots = "snapshot" in getattr(store, "capabilities", ())
         self._cache = RecordCache(cache_bytes)
-        self._marks: dict[bytes, Mark] = {}
-        self._txmarks: dict[bytes, int] = {}
+        self._marks = Marks()
         self._applied: BlockRef | None = None
         self._version = 0
         self._lock = trio.Lock()
@@ -97,10 +92,7 @@ class KeyValueUtxoStore:
             )
         self._applied = next(iter(decode_refs(applied)), None)
         await self._bundles.load()
-        async for outpoint, row in scan_all(self.store, MARK):
-            self._marks[outpoint] = decode_mark(row)
-        async for txid, row in scan_all(self.store, TXMARK):
-            self._txmarks[txid] = row[0]
+        await self._marks.load(self.store)
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -111,7 +103,8 @@ class KeyValueUtxoStore:
         version = self._version
         results: list[UtxoOutput | None] = []
         append = results.append
-        marks, txmarks = self._marks, self._txmarks
+        marks = self._marks
+        marked = bool(marks)
         for outpoint in outpoints:
             txid = outpoint[:32]
             record = found[txid]
@@ -129,26 +122,11 @@ class KeyValueUtxoStore:
                         raise
                     return await self.get_outputs(outpoints)  # removed between its row and its pages
             spender = record.spent.get(index)
-            if not marks and not txmarks:
+            if not marked:
                 append(UtxoOutput(satoshis, script, record.height, record.coinbase, spender))
             else:
-                append(self._output(outpoint, record, satoshis, script, spender))
+                append(marks.output(outpoint, record, satoshis, script, spender))
         return results
-
-    def _output(self, outpoint: bytes, record: Record, satoshis: int, script: bytes, spender: bytes | None) -> UtxoOutput:
-        mark = self._marks.get(outpoint, _NO_MARK)
-        flags = self._txmarks.get(outpoint[:32], 0)
-        return UtxoOutput(
-            satoshis,
-            script if mark.script is None else mark.script,
-            record.height,
-            record.coinbase,
-            spender,
-            mark.frozen,
-            bool(flags & LOCKED),
-            bool(flags & CONFLICTING),
-            mark.spendable_from,
-        )
 
     async def known(self, txids: Sequence[bytes]) -> list[bool]:
         found, _ = await self._read((), txids)
@@ -228,7 +206,7 @@ class KeyValueUtxoStore:
         found: dict[bytes, Record | None] | None = None,
         spenders: dict[bytes, bytes | None] | None = None,
     ) -> Change:
-        return Change(found or {}, spenders or {}, self._marks, self._txmarks, self._maturity)
+        return Change(found or {}, spenders or {}, self._marks.outputs, self._marks.transactions, self._maturity)
 
     async def remove(self, batch: Sequence[UtxoTransaction], durable: bool = False) -> None:
         async with self._lock:
@@ -345,7 +323,7 @@ class KeyValueUtxoStore:
         """Commit, then let the caches follow. A caller that is cancelled meanwhile is cancelled after it."""
         try:
             with trio.CancelScope(shield=True):
-                await self.store.commit(change.batch, durable)
+                await self.put(change, durable)
         except BaseException:
             self._version += 1
             self._cache.clear()
@@ -354,18 +332,22 @@ class KeyValueUtxoStore:
         cache = self._cache
         for txid in change.removed:
             cache.pop(txid)
-            self._txmarks.pop(txid, None)
+            self._marks.transactions.pop(txid, None)
         for outpoint in change.unmarked:
-            self._marks.pop(outpoint, None)
+            self._marks.outputs.pop(outpoint, None)
         for txid, record in change.created.items():
             cache.put(txid, record)
         for txid in change.locked:
-            self._txmarks[txid] = LOCKED
+            self._marks.transactions[txid] = LOCKED
         peek = cache.peek
         for outpoint, spender in change.spent.items():
             cached = peek(outpoint[:32])
             if cached is not None:
                 cached.spent[int.from_bytes(outpoint[32:], "little")] = spender
+
+    async def put(self, change: Change, durable: bool) -> None:
+        """One commit of the store. What a database can do better than any key-value store, it does here."""
+        await self.store.commit(change.batch, durable)
 
     async def _commit_rows(self, batch: WriteBatch, durable: bool = False) -> None:
         change = self._new_change()
@@ -418,7 +400,7 @@ class KeyValueUtxoStore:
                 page = await reader.scan(TX, after=after, limit=1000)
                 records = [(txid, Record(row, complete=False)) for txid, row in page.items]
                 async for outpoint, record, satoshis, script in unspent_of(reader, records):
-                    yield outpoint, self._output(outpoint, record, satoshis, script, None)
+                    yield outpoint, self._marks.output(outpoint, record, satoshis, script, None)
                 after = page.after
                 if after is None:
                     return
@@ -433,15 +415,15 @@ class KeyValueUtxoStore:
 
     async def freeze(self, outpoints: Sequence[bytes]) -> list[UtxoRefused | None]:
         """Refused ``missing`` or ``spent``; freezing twice is success. Durable."""
-        return await self._mark([(outpoint, None) for outpoint in outpoints], "freeze", 0)
+        return await self._mark([(outpoint, None) for outpoint in outpoints], FREEZE, 0)
 
     async def unfreeze(self, outpoints: Sequence[bytes]) -> list[UtxoRefused | None]:
         """Refused ``missing``; unfreezing what is not frozen is success. Durable."""
-        return await self._mark([(outpoint, None) for outpoint in outpoints], "unfreeze", 0)
+        return await self._mark([(outpoint, None) for outpoint in outpoints], UNFREEZE, 0)
 
     async def reassign(self, changes: Sequence[tuple[bytes, bytes]], spendable_from: int) -> list[UtxoRefused | None]:
         """Refused ``missing``, ``spent`` or ``not-frozen``; doing the same again is success. Durable."""
-        return await self._mark(changes, "reassign", spendable_from)
+        return await self._mark(changes, REASSIGN, spendable_from)
 
     async def _mark(
         self, changes: Sequence[tuple[bytes, bytes | None]], action: str, spendable_from: int
@@ -449,39 +431,9 @@ class KeyValueUtxoStore:
         async with self._lock:
             gathered = await self._gather([outpoint for outpoint, _ in changes], ())
             assert gathered is not None
-            found, _ = gathered
-            results: list[UtxoRefused | None] = []
-            marks: dict[bytes, Mark] = {}
-            for position, (outpoint, script) in enumerate(changes):
-                record = found[outpoint[:32]]
-                index = int.from_bytes(outpoint[32:], "little")
-                held = marks.get(outpoint) or self._marks.get(outpoint, _NO_MARK)
-                if record is None or index >= record.count:
-                    results.append(UtxoRefused("missing", position, outpoint))
-                    continue
-                spender = record.spent.get(index)
-                if action == "unfreeze":
-                    marks[outpoint] = Mark(False, held.spendable_from, held.script)
-                elif spender is not None:
-                    results.append(UtxoRefused("spent", position, outpoint, spender))
-                    continue
-                elif action == "freeze":
-                    marks[outpoint] = Mark(True, held.spendable_from, held.script)
-                elif held.frozen:
-                    marks[outpoint] = Mark(False, spendable_from, script)
-                elif held.script != script or held.spendable_from != spendable_from:
-                    results.append(UtxoRefused("not-frozen", position, outpoint))
-                    continue
-                results.append(None)
-            batch = WriteBatch()
-            for outpoint, mark in marks.items():
-                batch.tables.setdefault(MARK, {})[outpoint] = None if mark == _NO_MARK else encode_mark(mark)
-            await self._commit_rows(batch, durable=True)
-            for outpoint, mark in marks.items():
-                if mark == _NO_MARK:
-                    self._marks.pop(outpoint, None)
-                else:
-                    self._marks[outpoint] = mark
+            results, marks = self._marks.judge(changes, action, spendable_from, gathered[0])
+            await self._commit_rows(output_rows(marks), durable=True)
+            self._marks.set_outputs(marks)
             return results
 
     async def set_locked(self, txids: Sequence[bytes], locked: bool) -> None:
@@ -495,21 +447,15 @@ class KeyValueUtxoStore:
         async with self._lock:
             gathered = await self._gather((), txids)
             assert gathered is not None
-            flags = {
-                txid: (self._txmarks.get(txid, 0) | flag) if wanted else (self._txmarks.get(txid, 0) & ~flag)
-                for txid in txids
-                if gathered[0][txid] is not None
-            }
-            changed = {txid: value for txid, value in flags.items() if value != self._txmarks.get(txid, 0)}
-            batch = WriteBatch()
-            for txid, value in changed.items():
-                batch.tables.setdefault(TXMARK, {})[txid] = bytes([value]) if value else None
-            await self._commit_rows(batch)
-            for txid, value in changed.items():
-                if value:
-                    self._txmarks[txid] = value
-                else:
-                    self._txmarks.pop(txid, None)
+            flags = self._marks.flags([txid for txid in txids if gathered[0][txid] is not None], flag, wanted)
+            await self._commit_rows(transaction_rows(flags))
+            self._marks.set_transactions(flags)
+
+
+class NativeUtxo(Protocol):
+    """Of a key-value store that brings an adapter of its own, which knows its database, over the same rows."""
+
+    def utxo_store(self, environment: Environment, cache_bytes: int, coinbase_maturity: int) -> KeyValueUtxoStore: ...
 
 
 @asynccontextmanager
@@ -518,10 +464,16 @@ async def open_utxo(
     environment: Environment,
     cache_bytes: int = DEFAULT_CACHE_BYTES,
     coinbase_maturity: int = COINBASE_MATURITY,
+    native: bool = True,
 ) -> AsyncIterator[KeyValueUtxoStore]:
     """A ``UtxoStore`` in the tables ``utxo_*`` of an opened key-value store. ``cache_bytes`` bounds the cached records;
     a coinbase may be spent ``coinbase_maturity`` blocks after its own. A store with an attribute ``capabilities`` that has
-    ``snapshot`` gives consistent iterations. Raises FormatMismatch."""
-    adapter = KeyValueUtxoStore(store, environment, cache_bytes, coinbase_maturity)
+    ``snapshot`` gives consistent iterations. A store that brings an adapter of its own (``NativeUtxo``) gives that, unless
+    ``native`` is False. Raises FormatMismatch."""
+    own: NativeUtxo | None = store if native and hasattr(store, "utxo_store") else None  # type: ignore[assignment]
+    if own is not None:
+        adapter = own.utxo_store(environment, cache_bytes, coinbase_maturity)
+    else:
+        adapter = KeyValueUtxoStore(store, environment, cache_bytes, coinbase_maturity)
     await adapter.load()
     yield adapter

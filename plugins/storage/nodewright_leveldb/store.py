@@ -32,6 +32,7 @@ import trio
 from nodewright.errors import StoreCorrupt, StoreError, StoreFull
 from nodewright.interfaces.environment import Environment
 from nodewright.interfaces.storage import KeyValueReader, Page, WriteBatch
+from nodewright.storage.gate import Gate, successor
 from nodewright.storage.lease import Lease
 from nodewright.storage.limits import MAX_PAGE_BYTES, check_batch, check_keys, check_scan, check_table
 
@@ -58,37 +59,11 @@ def store_error(error: Exception, path: Path) -> StoreError:
     return StoreError(f"{path}: LevelDB failed ({text}); check the disk and start the node again")
 
 
-class _Gate:
-    """Counts running calls; once closed, nobody enters and ``wait_empty`` returns when the last has left."""
-
-    __slots__ = ("_empty", "closed", "running")
-
-    def __init__(self) -> None:
-        self.closed = False
-        self.running = 0
-        self._empty = trio.Event()
-
-    def __enter__(self) -> None:
-        if self.closed:
-            raise StoreError("this store is closed")
-        self.running += 1
-
-    def __exit__(self, *_: object) -> None:
-        self.running -= 1
-        if self.closed and not self.running:
-            self._empty.set()
-
-    async def wait_empty(self) -> None:
-        self.closed = True
-        if self.running:
-            await self._empty.wait()
-
-
 class LevelDBReader:
     """Reads of a database or of one snapshot of it (both have plyvel's ``get`` and ``iterator``)."""
 
     def __init__(
-        self, source: Any, prefixes: dict[str, bytes], path: Path, gate: _Gate, verify: bool, read_slice: int
+        self, source: Any, prefixes: dict[str, bytes], path: Path, gate: Gate, verify: bool, read_slice: int
     ) -> None:
         self._source = source
         self._prefixes = prefixes
@@ -142,7 +117,7 @@ class LevelDBReader:
             raise store_error(error, self._path) from error
         return Page(items, None)
 
-    def _iterator(self, start: bytes, stop: bytes, include_start: bool, values: bool = True) -> Any:
+    def _iterator(self, start: bytes, stop: bytes | None, include_start: bool, values: bool = True) -> Any:
         return self._source.iterator(
             start=start,
             stop=stop,
@@ -169,7 +144,7 @@ class LevelDBStore(LevelDBReader):
         read_slice: int,
         inline_bytes: int,
     ) -> None:
-        super().__init__(database, read_names(database, path), path, _Gate(), verify, read_slice)
+        super().__init__(database, read_names(database, path), path, Gate(), verify, read_slice)
         self._database = database
         self._environment = environment
         self._lease = lease
@@ -177,7 +152,7 @@ class LevelDBStore(LevelDBReader):
         self._writing = trio.Lock()
         self._unsynced = False
         self._failed = False
-        self._snapshots: dict[Any, _Gate] = {}
+        self._snapshots: dict[Any, Gate] = {}
 
     async def commit(self, batch: WriteBatch, durable: bool = True) -> None:
         size = check_batch(batch)
@@ -274,7 +249,7 @@ class LevelDBStore(LevelDBReader):
 
     @asynccontextmanager
     async def _snapshot(self) -> AsyncIterator[KeyValueReader]:
-        gate = _Gate()
+        gate = Gate()
         with self._gate:
             source = self._database.snapshot()
             self._snapshots[source] = gate
@@ -306,12 +281,6 @@ def read_names(database: Any, path: Path) -> dict[str, bytes]:
     except Exception as error:
         database.close()
         raise store_error(error, path) from error
-
-
-def successor(prefix: bytes) -> bytes:
-    """The first key after all that start with ``prefix`` (whose first byte is not ff: prefixes of tables are not)."""
-    trimmed = prefix.rstrip(b"\xff")
-    return trimmed[:-1] + bytes([trimmed[-1] + 1])
 
 
 def sync_logs(path: Path) -> None:

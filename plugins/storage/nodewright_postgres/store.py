@@ -20,6 +20,7 @@ import trio
 
 from nodewright.errors import NodewrightError, StoreError
 from nodewright.interfaces.storage import KeyValueReader, Page, WriteBatch
+from nodewright.storage.gate import Gate, successor
 from nodewright.storage.limits import MAX_PAGE_BYTES, check_batch, check_keys, check_scan, check_table
 from nodewright_postgres.problems import ConnectionGone
 from nodewright_postgres.server import Server
@@ -31,38 +32,6 @@ CAPABILITIES = frozenset({"ordered", "snapshot"})
 
 _KEYS_AT_ONCE = 5000
 _DELETE_SLICE = 5000
-
-
-class Gate:
-    """Counts running calls; once closed, nobody enters and ``wait_empty`` returns when the last has left."""
-
-    __slots__ = ("_empty", "closed", "running")
-
-    def __init__(self) -> None:
-        self.closed = False
-        self.running = 0
-        self._empty = trio.Event()
-
-    def __enter__(self) -> None:
-        if self.closed:
-            raise StoreError("this store is closed")
-        self.running += 1
-
-    def __exit__(self, *_: object) -> None:
-        self.running -= 1
-        if self.closed and not self.running:
-            self._empty.set()
-
-    async def wait_empty(self) -> None:
-        self.closed = True
-        if self.running:
-            await self._empty.wait()
-
-
-def successor(prefix: bytes) -> bytes | None:
-    """The first key after all that start with ``prefix``; None where there is none."""
-    trimmed = prefix.rstrip(b"\xff")
-    return trimmed[:-1] + bytes([trimmed[-1] + 1]) if trimmed else None
 
 
 class Reader:
