@@ -1,0 +1,78 @@
+"""What became of a transaction or receipt, and the Merkle leaves by which a light client can be shown it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final
+
+from attrs import define, frozen
+
+from nodewright_near.borsh import U64, U128, Blob, Enum, Vector, encode, struct
+from nodewright_near.primitives import AccountId, Hash, hash256
+
+MAX_CHILDREN: Final = 1 << 16
+
+
+@struct
+@frozen
+class Unknown:
+    pass
+
+
+@struct
+@frozen
+class Failure:
+    pass
+
+
+@struct
+@frozen
+class SuccessValue:
+    value: Annotated[bytes, Blob()]
+
+
+@struct
+@frozen
+class SuccessReceiptId:
+    receipt_id: Hash
+
+
+Status = Unknown | Failure | SuccessValue | SuccessReceiptId
+
+
+@struct
+@frozen
+class PartialOutcome:
+    """What of an outcome is hashed: not why it failed, not its logs (they are leaves of their own)."""
+
+    receipt_ids: Annotated[tuple[bytes, ...], Vector(Hash, MAX_CHILDREN)]
+    gas_burnt: U64
+    tokens_burnt: U128
+    executor_id: AccountId
+    status: Annotated[Status, Enum({0: Unknown, 1: Failure, 2: SuccessValue, 3: SuccessReceiptId})]
+
+
+@define
+class Outcome:
+    """``error`` is the family's error object in its JSON form, where the status is ``Failure``."""
+
+    id: bytes
+    receipt_ids: tuple[bytes, ...]
+    gas_burnt: int
+    tokens_burnt: int
+    executor_id: str
+    status: Status
+    logs: tuple[str, ...] = ()
+    error: Mapping[str, Any] | str | None = None
+
+    def hashes(self) -> list[bytes]:
+        part = PartialOutcome(self.receipt_ids, self.gas_burnt, self.tokens_burnt, self.executor_id, self.status)
+        return [self.id, hash256(encode(part)), *(hash256(log.encode()) for log in self.logs)]
+
+    def leaf(self) -> bytes:
+        hashes = self.hashes()
+        return hash256(len(hashes).to_bytes(4, "little") + b"".join(hashes))
+
+
+def outcome_leaves(outcomes: Sequence[Outcome]) -> list[bytes]:
+    return [outcome.leaf() for outcome in outcomes]

@@ -1,0 +1,198 @@
+"""Transactions and their actions, signed as NEAR's SDKs sign them.
+
+A transaction of version 0 has no version byte; its hash is SHA-256 of its bytes, and the signature is over those 32 bytes.
+Version 1 (which begins with the byte 1) and actions with tags from 9 up exist and are refused by name.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from attrs import define, field, frozen
+
+from nodewright_near.accounts import AccessKey
+from nodewright_near.borsh import (
+    U64,
+    U128,
+    Blob,
+    Enum,
+    Malformed,
+    Reader,
+    Text,
+    Vector,
+    codec_of,
+    decode,
+    encode,
+    struct,
+    with_codec,
+)
+from nodewright_near.primitives import AccountId, Hash, PublicKey, Signature, hash256
+
+MAX_ACTIONS: Final = 1024
+MAX_TRANSACTION_BYTES: Final = 1_572_864
+# What distinguishes the bytes that a delegate action is signed over from any other message (NEP-461, NEP-366).
+DELEGATE_PREFIX: Final = ((1 << 30) + 366).to_bytes(4, "little")
+LATER_ACTIONS: Final = {
+    9: "DeployGlobalContract",
+    10: "UseGlobalContract",
+    11: "DeterministicStateInit",
+    12: "TransferToGasKey",
+    13: "WithdrawFromGasKey",
+}
+
+
+@struct
+@frozen
+class CreateAccount:
+    pass
+
+
+@struct
+@frozen
+class DeployContract:
+    code: Annotated[bytes, Blob()]
+
+
+@struct
+@frozen
+class FunctionCall:
+    """``gas`` is attached for the call, ``deposit`` in yoctoNEAR goes to the contract."""
+
+    method_name: Annotated[str, Text()]
+    args: Annotated[bytes, Blob()]
+    gas: U64
+    deposit: U128
+
+
+@struct
+@define(unsafe_hash=True)
+class Transfer:
+    deposit: U128
+
+
+@struct
+@frozen
+class Stake:
+    stake: U128
+    public_key: PublicKey
+
+
+@struct
+@frozen
+class AddKey:
+    public_key: PublicKey
+    access_key: AccessKey
+
+
+@struct
+@frozen
+class DeleteKey:
+    public_key: PublicKey
+
+
+@struct
+@frozen
+class DeleteAccount:
+    beneficiary_id: AccountId
+
+
+PLAIN_ACTIONS: Final = {
+    0: CreateAccount,
+    1: DeployContract,
+    2: FunctionCall,
+    3: Transfer,
+    4: Stake,
+    5: AddKey,
+    6: DeleteKey,
+    7: DeleteAccount,
+}
+PlainAction = CreateAccount | DeployContract | FunctionCall | Transfer | Stake | AddKey | DeleteKey | DeleteAccount
+_PLAIN: Final = Enum(PLAIN_ACTIONS, {8: "Delegate within Delegate", **LATER_ACTIONS})
+
+
+@struct
+@frozen
+class DelegateAction:
+    """What ``sender_id`` lets others send in its name (NEP-366), up to and with the height ``max_block_height``."""
+
+    sender_id: AccountId
+    receiver_id: AccountId
+    actions: Annotated[tuple[PlainAction, ...], Vector(_PLAIN, MAX_ACTIONS)]
+    nonce: U64
+    max_block_height: U64
+    public_key: PublicKey
+
+    def digest(self) -> bytes:
+        """What its signature is over."""
+        return hash256(DELEGATE_PREFIX + encode(self))
+
+
+@struct
+@frozen
+class Delegate:
+    delegate_action: DelegateAction
+    signature: Signature
+
+
+Action = PlainAction | Delegate
+ACTION: Final = Enum({**PLAIN_ACTIONS, 8: Delegate}, LATER_ACTIONS)
+Actions = Annotated[tuple[Action, ...], Vector(ACTION, MAX_ACTIONS)]
+
+
+@struct
+@define(unsafe_hash=True)
+class Transaction:
+    signer_id: AccountId
+    public_key: PublicKey
+    nonce: U64
+    receiver_id: AccountId
+    block_hash: Hash
+    actions: Actions
+
+    def hash(self) -> bytes:
+        return hash256(encode(self))
+
+
+class _SignedForm:
+    """The bytes as they came are kept: they are what is relayed, hashed and put into chunks."""
+
+    floor = codec_of(Transaction).floor + 65
+
+    def write(self, value: SignedTransaction, out: bytearray) -> None:
+        out += value.raw
+
+    def read(self, source: Reader) -> SignedTransaction:
+        at = source.at
+        data = source.data
+        if data[at : at + 1] == b"\x01" and data[at + 2 : at + 5] == bytes(3):
+            raise Malformed("a transaction of version 1 is not taken by this node")
+        transaction = _TRANSACTION.read(source)
+        body = source.at
+        signature = _SIGNATURE.read(source)
+        return SignedTransaction(transaction, signature, data[at : source.at], hash256(data[at:body]))
+
+
+@with_codec(_SignedForm())
+@define(unsafe_hash=True)
+class SignedTransaction:
+    """``raw`` is all of it as it came; ``id`` the hash of the transaction without its signature."""
+
+    transaction: Transaction
+    signature: bytes
+    raw: bytes = field(repr=False)
+    id: bytes
+
+    @staticmethod
+    def decode(raw: bytes) -> SignedTransaction:
+        """Raises Malformed. The size is the caller's to bound."""
+        signed: SignedTransaction = decode(SignedTransaction, raw)
+        return signed
+
+    @staticmethod
+    def of(transaction: Transaction, signature: bytes) -> SignedTransaction:
+        body = encode(transaction)
+        return SignedTransaction(transaction, signature, body + encode(signature, Signature), hash256(body))
+
+
+_TRANSACTION: Final = codec_of(Transaction)
+_SIGNATURE: Final = codec_of(Signature)
