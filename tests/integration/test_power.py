@@ -73,3 +73,29 @@ def power_story(money: Any, cuts: int) -> Any:
 def test_cuts_at_random_writes(tell: Any, money: Any, seed: int, budget: int) -> None:
     for number in range(budget):
         assert tell(power_story(money, CUTS), seed + 100 * number).value > 20
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_power_cuts_while_catching_up(tell: Any, money: Any, seed: int) -> None:
+    """Blocks are fetched side by side and stored as they come: one whose parent had not come before the cut is no damage."""
+
+    async def story(world: Any) -> None:
+        alpha = await world.node("alpha")
+        trader = money.Trader(world.dice, money.genesis_coins())
+        for _ in range(15):
+            await alpha.accept(*[trader.next() for _ in range(4)])
+            await alpha.generate(2)
+        late = await world.node("late")
+        world.network.partition(["alpha"], ["late"])
+        await late.lose_power()
+        world.network.heal()
+        for _ in range(12):
+            await late.start(cut_at=world.dice.randint(3, 25), how=world.dice.choice(HOW))
+            with trio.move_on_after(20):
+                await late.power.went.wait()
+            await late.lose_power()
+        await late.start()
+        await world.together()
+        assert await world.account() == (60, 0)
+
+    tell(story, seed)

@@ -130,19 +130,29 @@ class BundleKeeper:
                 pass
         if self.fetcher is None:
             raise Unavailable("this node has no network")
-        for peer in sources:
+        absent: set[bytes] = set()
+        first = self.fetcher.patience(sources)
+        rounds = [(peer, first) for peer in sources] + [(peer, None) for peer in sources if first is not None]
+        for peer, patience in rounds:
+            if peer in absent:
+                continue
             try:
-                records, _ = await self.records(id, [peer])
+                records, _ = await self.records(id, [peer], patience=patience)
                 leaves, fees, sizes = await self.chain.environment.offload(messages.decode_records, records)
                 others = [one for one in sources if one != peer]
                 await self._complete(Subtree(id, leaves, fees, sizes), [peer, *others])
                 return
-            except Unavailable:
-                continue
-        raise Unavailable(f"no peer has all of subtree {display(id)}")
+            except Unavailable as error:
+                absent |= error.absent
+        raise Unavailable(f"no peer has all of subtree {display(id)}", absent)
 
     async def records(
-        self, id: bytes, sources: Sequence[bytes], leaves: int = subtree.MAX_LEAVES, prefix: bytes = b""
+        self,
+        id: bytes,
+        sources: Sequence[bytes],
+        leaves: int = subtree.MAX_LEAVES,
+        prefix: bytes = b"",
+        patience: float | None = None,
     ) -> tuple[bytes, bytes]:
         """Leaf records whose ids have this root, and who gave them. Raises Unavailable."""
         assert self.fetcher is not None
@@ -157,7 +167,8 @@ class BundleKeeper:
         async def check(data: bytes) -> str | None:
             return await offload(problem, data)
 
-        return await self.fetcher.body(messages.BODY_SUBTREE, id, RECORD.size * leaves, sources, check, prefix)
+        fetch, size = self.fetcher.body, RECORD.size * leaves
+        return await fetch(messages.BODY_SUBTREE, id, size, sources, check, prefix, patience=patience)
 
     async def _complete(self, stated: Subtree, sources: Sequence[bytes]) -> None:
         """Find the bodies of a subtree and store it. The peer's sizes are corrected, its fees kept as stated."""
@@ -168,10 +179,11 @@ class BundleKeeper:
         if len(absent) > min(BY_ID_LIMIT, max(16, len(ids) // 2)):
             complete: Sequence[bytes] = await self._whole_data(stated, ids, sources)
         else:
-            found = await self.genuine(await self.fetcher.transactions(absent, sources, self.max_data_bytes), sources)
+            sent, without = await self.fetcher.transactions(absent, sources, self.max_data_bytes)
+            found = await self.genuine(sent, sources)
             lacking = sum(id not in found for id in absent)
             if lacking:
-                raise Unavailable(f"no peer has {lacking} transactions of subtree {display(stated.root)}")
+                raise Unavailable(f"no peer has {lacking} transactions of subtree {display(stated.root)}", without)
             complete = [found[id] if body is None else body for id, body in zip(ids, bodies, strict=True)]
         first = [0] if stated.has_placeholder else []
         sizes = [*first, *map(len, complete)]

@@ -160,8 +160,9 @@ class Chain:
             raise BodyMismatch(problem)
         sequence = self.index.next_sequence()
         named = prologue_id if block.prologue else b""
-        await self.store.put_block(node.header, node.height, sequence, block.encode(), block.subtrees, named)
-        self.index.stored(node, sequence)
+        with trio.CancelScope(shield=True):  # or memory would lag the store
+            await self.store.put_block(node.header, node.height, sequence, block.encode(), block.subtrees, named)
+            self.index.stored(node, sequence)
         self.notify()
 
     async def prologue_id(self, prologue: bytes) -> bytes:
@@ -389,7 +390,8 @@ class Chain:
     async def invalidate(self, node: Node) -> None:
         async with self.lock:
             self.index.mark(node, "manual", "invalidated by the operator")
-            await self._persist([node])
+            # Every stored header has its parent stored.
+            await self._persist([one for one in self.index.back(node) if one is node or not one.have][::-1])
             await self._activate()
         self.notify()
 
@@ -402,7 +404,7 @@ class Chain:
 
     async def retry_incomplete(self) -> None:
         """Judge again what could not be judged before."""
-        nodes = [node for node in self.index.nodes.values() if node.mark == "incomplete"]
+        nodes = [node for node in self.index.marked.values() if node.mark == "incomplete"]
         if nodes:
             async with self.lock:
                 for node in nodes:
@@ -438,10 +440,11 @@ class Chain:
             )
         if not marker:
             await self.store.put_meta("genesis", root.id, durable=True)
-        marked = []
+        marked, ahead = [], 0
         async for row in self.store.headers():
             if row.header.previous not in self.index:
-                raise StoreCorrupt(f"the parent of block {display(row.header.id)} is not in the headers table")
+                ahead += 1  # stored in a catch-up before its parent was: fetched again
+                continue
             node = self.index.add(row.header)
             if row.sequence:
                 self.index.stored(node, row.sequence)
@@ -449,6 +452,8 @@ class Chain:
                 marked.append((node, row.mark, row.reason))
         for node, mark, reason in marked:
             self.index.mark(node, mark, reason)
+        if ahead:
+            self.environment.logger.info("blocks without their parents are fetched again", blocks=ahead)
 
     async def _settle_again(self) -> None:
         """Blocks committed after the last settled one: their final statuses may not have reached the pool's journal."""

@@ -4,6 +4,7 @@ Invariants:
 - every node but the root has its parent in the tree; ``work`` is the parent's plus its own;
 - a node is ``connected`` when its body and all its ancestors' are stored;
 - a node is ``bad`` when it or an ancestor is marked invalid, by a rule or by the operator;
+- a node without a body, a mark and children is there only as long as somebody asks for it (``discard``);
 - ``best`` is the connected node that is not bad with the most work; among equals the one whose body came first
   (``sequence``), so that a tie never moves the tip;
 - ``active`` is the chain the execution has applied, indexed by height: only ``consensus`` moves it, by one block at a time.
@@ -11,7 +12,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from nodewright.interfaces.common import BlockRef
 from nodewright_nakamoto.header import Header, work_of
@@ -85,7 +86,7 @@ class ChainIndex:
         self.nodes: dict[bytes, Node] = {self.root.id: self.root}
         self.active: list[Node] = [self.root]
         self.best = self.root
-        self.best_header = self.root
+        self.marked: dict[bytes, Node] = {}
         self.root.have = self.root.connected = True
         self._sequence = 0
 
@@ -114,9 +115,15 @@ class ChainIndex:
             node = Node(id, header, parent)
             parent.children.append(node)
             self.nodes[id] = node
-            if not node.bad and node.work > self.best_header.work:
-                self.best_header = node
         return node
+
+    def discard(self, node: Node, keep: Collection[bytes]) -> None:
+        """Take the node and those below it out of the tree, down to one that has a body, a mark or another child, or that
+        is to be kept."""
+        while node.parent is not None and not (node.children or node.have or node.mark or node.id in keep):
+            node.parent.children.remove(node)
+            self.nodes.pop(node.id, None)
+            node = node.parent
 
     def next_sequence(self) -> int:
         """An arrival number for a body that is about to be stored."""
@@ -150,6 +157,7 @@ class ChainIndex:
     def mark(self, node: Node, kind: str, reason: str) -> None:
         """Mark invalid (``invalid`` by a rule, ``manual`` by the operator); its descendants become bad with it."""
         node.mark, node.reason = kind, reason
+        self.marked[node.id] = node
         for current in self._subtree(node):
             current.bad = True
         self._choose()
@@ -164,6 +172,7 @@ class ChainIndex:
         for current in [*self.back(node), *self._subtree(node)]:
             if current.mark:
                 current.mark = current.reason = ""
+                self.marked.pop(current.id, None)
                 cleared.append(current)
         for current in self._subtree(top):
             current.bad = bool(current.mark or (current.parent and current.parent.bad))
@@ -179,13 +188,10 @@ class ChainIndex:
             waiting.extend(current.children)
 
     def _choose(self) -> None:
-        self.best = self.best_header = self.root
+        self.best = self.root
         for node in self.nodes.values():
-            if not node.bad:
-                if node.connected and self._better(node, self.best):
-                    self.best = node
-                if node.work > self.best_header.work:
-                    self.best_header = node
+            if node.connected and not node.bad and self._better(node, self.best):
+                self.best = node
 
     # --- questions ---
 
@@ -265,18 +271,6 @@ class ChainIndex:
                 start = node.height
                 break
         return self.active[start + 1 : start + 1 + limit]
-
-    def candidates(self, limit: int) -> list[Node]:
-        """Up to ``limit`` nodes whose bodies are wanted next: the missing ones of the best header chain, lowest first."""
-        if self.best_header.work <= self.best.work:
-            return []
-        missing = []
-        for node in self.back(self.best_header):
-            if node.connected:
-                break
-            if not node.have:
-                missing.append(node)
-        return missing[::-1][:limit]
 
     def tips(self) -> list[Node]:
         """Every node without a child that is not bad, and every bad branch's end, most work first."""

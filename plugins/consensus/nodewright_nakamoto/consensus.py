@@ -29,7 +29,7 @@ from nodewright.interfaces.transport import Transport
 from nodewright_nakamoto import genesis as genesis_rules
 from nodewright_nakamoto import messages
 from nodewright_nakamoto.assembler import Assembler
-from nodewright_nakamoto.assembly import Assembly, Template
+from nodewright_nakamoto.assembly import Assembly, Say, Template
 from nodewright_nakamoto.bundles import BundleKeeper
 from nodewright_nakamoto.chain import Chain, display
 from nodewright_nakamoto.config import NakamotoConfig
@@ -57,12 +57,13 @@ class Nakamoto:
         chain: Chain,
         transport: Transport | None,
         metrics: Metrics | None,
+        health: Say = lambda ok, detail: None,
     ) -> None:
         self.chain = chain
         self._config = config
         self._running = False
         self._keeper = BundleKeeper(chain, config.max_unmined_bundles, config.max_subtree_data_bytes)
-        self.assembly = Assembly(chain, self._keeper, config, self._announce)
+        self.assembly = Assembly(chain, self._keeper, config, self._announce, health)
         self._queries = Queries(chain)
         self._sync: Synchroniser | None = None
         self._server: Server | None = None
@@ -94,13 +95,15 @@ class Nakamoto:
         environment: Environment,
         transport: Transport | None = None,
         metrics: Metrics | None = None,
+        health: Say = lambda ok, detail: None,
     ) -> Nakamoto:
         coinbase = genesis_rules.coinbase_of(genesis)
         prologue_id = (await execution.identify([coinbase]))[0] if coinbase else None
         built = genesis_rules.build(genesis, prologue_id)
         store = ChainStore(chain, blobs, environment)
         assembler = Assembler(config.subtree_size)
-        return cls(config, Chain(built, store, execution, pool, events, assembler, environment), transport, metrics)
+        parts = Chain(built, store, execution, pool, events, assembler, environment)
+        return cls(config, parts, transport, metrics, health)
 
     async def _announce(self, announcement: SubtreeAnnouncement) -> None:
         if self._sync is not None:
@@ -135,7 +138,7 @@ class Nakamoto:
             "state": "idle" if not self._running else "syncing" if syncing else "running",
             "head": {"height": chain.tip.height, "hash": display(chain.tip.id)},
             "peers_ahead": ahead,
-            "headers": chain.index.best_header.height,
+            "headers": sync.headers if sync else chain.tip.height,
             "assembled": len(chain.assembler),
         }
 

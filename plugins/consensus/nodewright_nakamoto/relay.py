@@ -9,7 +9,7 @@ which is how a transaction crosses a network in which not everyone is connected 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 import trio
 
@@ -54,14 +54,8 @@ class Relay:
         for announcement in announcements:
             await self._send.send(announcement)
 
-    async def run(self, greet: Callable[[Relay], Awaitable[None]]) -> None:
-        """``greet`` runs beside it, while the peer is connected."""
-        with self.cancel_scope:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(greet, self)
-                await self._follow_all()
-
-    async def _follow_all(self) -> None:
+    async def run(self) -> None:
+        """Follows what is announced, for ever."""
         async for announcement in self._receive:
             try:
                 await self._follow(announcement)
@@ -106,7 +100,7 @@ class Relay:
         absent = [id for id in ids if id not in found]
         if absent:
             limit = self._keeper.max_data_bytes
-            sent = await self._fetcher.transactions(absent, [self.peer], limit)
+            sent, _ = await self._fetcher.transactions(absent, [self.peer], limit)
             found.update(await self._keeper.genuine(sent, [self.peer]))
         return found
 

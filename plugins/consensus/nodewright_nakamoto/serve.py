@@ -1,4 +1,8 @@
-"""Answers to peers: tips, headers, transactions by id, bodies. Everything asked is bounded before it is looked up."""
+"""Answers to peers: tips, headers, transactions by id, bodies.
+
+Invariants: everything asked is bounded before it is looked up; of each peer MAX_CONCURRENT requests are answered at a time,
+so that one that does not read its answers holds up nobody else; MAX_WAITING more wait, what is beyond has no answer.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,8 @@ from nodewright_nakamoto.messages import Tip
 from nodewright_nakamoto.store import RECORDS_AT, SUBTREE, SUBTREE_DATA
 from nodewright_nakamoto.subtree import RECORD
 
-MAX_CONCURRENT = 16
+MAX_CONCURRENT = 4
+MAX_WAITING = 64
 
 
 def tip_of(node: Node) -> Tip:
@@ -93,7 +98,8 @@ class Server:
         self._chain = chain
         self._keeper = keeper
         self._fetcher = fetcher
-        self._limiter = trio.CapacityLimiter(MAX_CONCURRENT)
+        self._taken: dict[bytes, int] = {}  # peer -> its requests that are answered or wait
+        self._limiters: dict[bytes, trio.CapacityLimiter] = {}
         providers: dict[str, BodyProvider] = {
             messages.BODY_SUBTREE: SubtreeBodies(keeper),
             messages.BODY_DATA: DataBodies(keeper),
@@ -107,23 +113,33 @@ class Server:
         async with trio.open_nursery() as nursery:
             while True:
                 message = await self._fetcher.requests.receive()
-                await self._limiter.acquire_on_behalf_of(message)
-                nursery.start_soon(self._answer, message)
+                taken = self._taken.get(message.peer, 0)
+                if taken < MAX_CONCURRENT + MAX_WAITING:
+                    self._taken[message.peer] = taken + 1
+                    nursery.start_soon(self._answer, message)
 
     async def _answer(self, message: Message) -> None:
+        peer = message.peer
+        limiter = self._limiters.setdefault(peer, trio.CapacityLimiter(MAX_CONCURRENT))
         try:
-            try:
-                reply = await self._reply(message.payload)
-            except MalformedError as error:
-                self._fetcher.blame(message.peer, MALFORMED_POINTS, str(error))
-                return
-            if message.reply is not None:
-                try:
-                    await message.reply(reply)
-                except PeerGone:
-                    pass
+            async with limiter:
+                await self._answer_now(message)
         finally:
-            self._limiter.release_on_behalf_of(message)
+            self._taken[peer] -= 1
+            if not self._taken[peer]:
+                del self._taken[peer], self._limiters[peer]
+
+    async def _answer_now(self, message: Message) -> None:
+        try:
+            reply = await self._reply(message.payload)
+        except MalformedError as error:
+            self._fetcher.blame(message.peer, MALFORMED_POINTS, str(error))
+            return
+        if message.reply is not None:
+            try:
+                await message.reply(reply)
+            except PeerGone:
+                pass
 
     async def _reply(self, payload: bytes) -> bytes:
         kind, rest = payload[:1], payload[1:]
