@@ -4,19 +4,21 @@ and makes block templates.
 Invariants:
 - a candidate enters the assembly only if it is still pending at that instant, under the chain's lock;
 - a sealed subtree is announced after it is stored, and stored before a block names it;
-- a template is a well-shaped block at the moment it is made; it goes stale with its parent, never wrong.
+- a template is a well-shaped block at the moment it is made; it goes stale with its parent, never wrong;
+- a block of this node that is refused leaves a repaired assembly behind (``repair``); one more before a block of this node
+  is accepted turns the component's health red.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 from attrs import field, frozen
 
 from nodewright.errors import ControlRefused
 from nodewright.interfaces.execution import Candidate, Limits
-from nodewright_nakamoto import blockwire, merkle, subtree
+from nodewright_nakamoto import blockwire, merkle
 from nodewright_nakamoto.assembler import Columns
 from nodewright_nakamoto.blockwire import Block
 from nodewright_nakamoto.bundles import BundleKeeper, NotPending
@@ -25,13 +27,20 @@ from nodewright_nakamoto.chainindex import Node
 from nodewright_nakamoto.config import NakamotoConfig
 from nodewright_nakamoto.header import Header, meets_target, search_nonce, sha256d
 from nodewright_nakamoto.messages import SubtreeAnnouncement
+from nodewright_nakamoto.repair import Repairer
 from nodewright_nakamoto.subtree import FirstSubtree, Subtree, block_root, coinbase_branch
 
 MAX_TEMPLATES = 64
 BLOCK_VERSION = 0x20000000
 NONCE_BATCH = 50_000
+ATTEMPTS_TO_GENERATE = 3
 
 Announce = Callable[[SubtreeAnnouncement], Awaitable[None]]
+Say = Callable[[bool, str], None]
+
+
+class OwnBlockRefused(ControlRefused):
+    """By this node's own validation. The assembly has been repaired since."""
 
 
 @frozen
@@ -68,7 +77,15 @@ class Template:
 
 
 class Assembly:
-    def __init__(self, chain: Chain, keeper: BundleKeeper, config: NakamotoConfig, announce: Announce) -> None:
+    def __init__(
+        self,
+        chain: Chain,
+        keeper: BundleKeeper,
+        config: NakamotoConfig,
+        announce: Announce,
+        health: Say = lambda ok, detail: None,
+    ) -> None:
+        self.health = health
         self.chain = chain
         self.keeper = keeper
         self.config = config
@@ -83,6 +100,9 @@ class Assembly:
         self._filled = trio.Event()
         self._partial = (-1, 0)  # series and leaves of the last partial announcement
         self._counter = 0
+        self._repairer = Repairer(chain, keeper)
+        self._repaired = False  # since a block of this node was accepted last
+        self._failing = False  # what health was told
         # With the counter behind it: no two nodes, and no two templates of one, make the same coinbase.
         self._tag = config.coinbase_text.encode() + chain.environment.entropy(4)
         keeper.pinned = lambda: {built.root for _, built in self._built}
@@ -104,14 +124,21 @@ class Assembly:
 
     async def _insert(self, candidates: list[Candidate]) -> None:
         chain = self.chain
+        # What a block settled between ``take`` and this lock is no longer pending, and keeps its status.
+        # What was deferred before is looked at again with them: their parents may be among it.
+        candidates = self._pending(list({one.id: one for one in [*self._deferred, *candidates]}.values()))
         limits = Limits(len(candidates), sum(one.size for one in candidates))
         selection = await chain.execution.select(chain.tip.ref, candidates, limits)
+        chosen = selection.chosen
         if selection.rejected:
             await chain.pool.settle(rejected=selection.rejected)
-        self._deferred.extend(selection.deferred)
-        # What a block settled between ``take`` and this lock is no longer pending.
-        pending = chain.pool.bodies([one.id for one in selection.chosen])
-        chain.assembler.extend(one for one, body in zip(selection.chosen, pending, strict=True) if body is not None)
+            chosen = self._pending(chosen)
+        self._deferred = list(selection.deferred)
+        chain.assembler.extend(chosen)
+
+    def _pending(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        bodies = self.chain.pool.bodies([one.id for one in candidates])
+        return [one for one, body in zip(candidates, bodies, strict=True) if body is not None]
 
     async def retry_deferred(self) -> None:
         """After every move of the tip, what could not run before is ready again."""
@@ -119,8 +146,7 @@ class Assembly:
             await self.chain.moved()
             if self._deferred:
                 ready, self._deferred = self._deferred, []
-                bodies = self.chain.pool.bodies([one.id for one in ready])
-                self.chain.pool.give_back([one.id for one, body in zip(ready, bodies, strict=True) if body is not None])
+                self.chain.pool.give_back([one.id for one in self._pending(ready)])
             self._changed.set()
 
     # --- publishing ---
@@ -242,22 +268,41 @@ class Assembly:
             raise ControlRefused(f"block {display(header.id)} is refused: {error}") from error
         await chain.activate()
         if node.bad:
-            await self._drop_refused(node, template)
-            raise ControlRefused(f"block {display(node.id)} is refused: {node.reason}")
+            await self._repair(node, raw == template.prologue)
+            raise OwnBlockRefused(f"block {display(node.id)} is refused: {node.reason}")
+        self._repaired = False
+        if self._failing:
+            self._failing = False
+            self.health(True, "")
         return node
 
-    async def _drop_refused(self, node: Node, template: Template) -> None:
-        """A block of one's own that breaks a rule: what broke it may not be assembled again."""
+    async def _repair(self, node: Node, own_prologue: bool) -> None:
+        """A block of one's own that breaks a rule: nothing of what broke it may be in the next one."""
         chain = self.chain
-        offender = chain.offenders.pop(node.id, None)
-        if offender is not None and offender != template.prologue_id:
-            await chain.pool.settle(rejected={offender: node.reason})
-            ids = [offender]
-        else:
-            ids = [one for built in template.subtrees for one in subtree.split_ids(built.ids)]
+        chain.offenders.pop(node.id, None)
+        self.templates.clear()
         async with chain.lock:
-            gone = chain.assembler.remove(ids)
-        chain.environment.logger.error("own block refused", hash=display(node.id), reason=node.reason, removed=len(gone))
+            repaired = await self._repairer.run()
+            self._deferred = list(repaired.deferred)
+        self._changed.set()
+        chain.environment.logger.error(
+            "own block refused, assembly repaired",
+            hash=display(node.id),
+            reason=node.reason,
+            kept=repaired.kept,
+            struck=repaired.struck,
+            deferred=len(repaired.deferred),
+        )
+        # A coinbase that an outside miner made is that miner's fault, where nothing else was found.
+        blameless = not own_prologue and not repaired.struck and not repaired.deferred
+        if repaired.problem or (self._repaired and not blameless):
+            self._failing = True
+            self.health(
+                False,
+                "blocks of this node are refused by its own validation also after the assembly was repaired "
+                f"({repaired.problem or node.reason}): other nodes' blocks are followed; report the log's lines about it",
+            )
+        self._repaired = self._repaired or not blameless
 
     async def solve(self, template: Template) -> tuple[int, int] | None:
         """(nonce, time) that meets the template's target; None when the tip moved away first."""
@@ -278,13 +323,21 @@ class Assembly:
         return None
 
     async def generate(self, count: int, payout: bytes | None = None) -> list[Node]:
-        """Mine blocks now, one on the other."""
+        """Mine blocks now, one on the other. One that is refused is tried again from the repaired assembly."""
         nodes: list[Node] = []
+        refused = 0
         while len(nodes) < count:
             template = await self.template(payout)
             solved = await self.solve(template)
-            if solved is not None:
+            if solved is None:
+                continue
+            try:
                 nodes.append(await self.submit(template, *solved))
+                refused = 0
+            except OwnBlockRefused:
+                refused += 1
+                if refused == ATTEMPTS_TO_GENERATE:
+                    raise
         return nodes
 
     # --- the built-in miner ---

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from nodewright.interfaces.consensus import Consensus
 from nodewright.interfaces.environment import Environment
@@ -27,6 +28,7 @@ async def open_nakamoto(
 ) -> AsyncIterator[Consensus]:
     from nodewright_nakamoto.consensus import Nakamoto
 
+    health = dependencies.get("health")
     yield await Nakamoto.create(
         config,
         genesis=dependencies["genesis"],
@@ -38,6 +40,7 @@ async def open_nakamoto(
         environment=environment,
         transport=dependencies.get("transport"),
         metrics=dependencies.get("metrics"),
+        health=partial(health.set, "consensus") if health is not None else lambda ok, detail: None,
     )
 
 

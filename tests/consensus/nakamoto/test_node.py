@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from nodewright.errors import ControlRefused, UnknownControl, UnknownQuery
-from nodewright.interfaces import Consensus
+from nodewright.interfaces import Candidate, Consensus
 from nodewright_nakamoto import merkle
 from nodewright_nakamoto.chain import InvalidHeader, NotYet
 from nodewright_nakamoto.config import NakamotoConfig, check
@@ -174,10 +174,40 @@ async def test_a_transaction_twice_on_one_chain_is_refused_by_bundles_alone(worl
 
     theirs.chain.assembler.extend([Leaf(spend(2).id, len(spend(2).raw), 1)])
     other.pool.raw[spend(2).id] = spend(2).raw
+    other.pool.candidates[spend(2).id] = Candidate(spend(2).id, len(spend(2).raw), 1)
+    template = await theirs.assembly.template()
+    solved = await theirs.assembly.solve(template)
+    assert solved is not None
+    executions = other.ledger.executions
     with pytest.raises(ControlRefused, match="in one of its ancestors"):
-        await other.generate()
+        await theirs.assembly.submit(template, *solved)
     assert consensus.head() == theirs.head()
-    assert node.ledger.executions == 1
+    assert other.ledger.executions == executions and node.ledger.executions == 1
+    # The assembly is repaired: what is mined is told so, and not mined again.
+    (status,) = await other.pool.status([spend(2).id])
+    assert status is not None and status.status == "committed" and status.block == consensus.head()
+    await other.generate()
+    assert theirs.head().height == 2 and (await other.chain_transactions()).count(spend(2).id) == 1
+
+
+async def test_an_execution_that_names_one_bad_transaction_at_a_time(world: Any, spend: Any, autojump: Any) -> None:
+    """Each attempt gets further than the one before, and blocks are made meanwhile."""
+    node = world.Node("node")
+    await node.open()
+    bad = [spend(number) for number in range(30)]
+    good = [spend(number) for number in range(30, 60)]
+    for pair in zip(good, bad, strict=True):
+        await node.submit(*pair)
+    await node.fill()
+    for tx in bad:  # what they spend is gone, and only the block's execution finds out
+        del node.ledger.unspent[tx.spends[0]]
+    for _ in range(6):
+        await node.generate()
+        node.consensus.assembly._deferred, ready = [], node.consensus.assembly._deferred
+        node.pool.give_back([one.id for one in ready])
+        await node.fill()
+    assert sorted(await node.chain_transactions()) == sorted(tx.id for tx in good)
+    assert [one.status for one in await node.pool.status([tx.id for tx in bad])] == ["rejected"] * 30
 
 
 async def test_the_built_in_miner_keeps_its_pace(world: Any, spend: Any, autojump: Any) -> None:
