@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from contextlib import suppress
 from typing import Any, Literal, TextIO
 
 import structlog
@@ -35,6 +36,21 @@ class _Bridge(logging.Handler):
             getattr(self._logger, method)(record.getMessage(), library=record.name, **extra)
         except Exception:
             self.handleError(record)
+
+
+class _Unfailing:
+    """A stream whose failing is nobody's affair: a log on a full disk, or whose reader is gone, must not end a node."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
 
 
 def _hex_bytes(_: Any, __: str, event: Any) -> Any:
@@ -88,7 +104,7 @@ def configure(
             *renderer(format, wants_colors(out)),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        logger_factory=structlog.WriteLoggerFactory(file=out),
+        logger_factory=structlog.WriteLoggerFactory(file=_Unfailing(out)),  # type: ignore[arg-type]
         cache_logger_on_first_use=False,
     )
     logger = structlog.get_logger().bind(node=node_name, **bound)

@@ -83,6 +83,13 @@ class NodeProcess:
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    def wait(self, timeout_seconds: float = 60.0) -> int:
+        """Until it ends by itself; the exit code."""
+        try:
+            return self._running().wait(timeout_seconds)
+        except subprocess.TimeoutExpired:
+            raise NodewrightError(f"the node still runs after {timeout_seconds:.0f} s:\n{self.log_tail()}") from None
+
     def stop(self, timeout_seconds: float = 60.0) -> int:
         """SIGTERM and wait; the exit code. Killed, and an error, if it does not end in time."""
         process = self._running()

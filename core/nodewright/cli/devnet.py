@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from pathlib import Path
 from typing import Any, TextIO
@@ -14,6 +13,7 @@ from nodewright import logging
 from nodewright.cli.common import ProfileRequest, profile_options
 from nodewright.cli.run import DATA_FOLDER
 from nodewright.errors import ConfigurationError
+from nodewright.node import signals
 
 COLORS = ("cyan", "green", "yellow", "magenta", "blue", "bright_red", "bright_cyan", "bright_green", "bright_yellow")
 LEVELS = {"warning": "yellow", "error": "red", "critical": "red"}
@@ -124,11 +124,15 @@ def devnet(
                 click.echo(f"    {name}  {url}")
         sys.stdout.flush()
 
+    held = signals.hold()
+
     async def run() -> None:
         stop = trio.Event()
         command = command_line(request.reference, request.plugin_directories)
         network = Devnet(NodeEnvironment("devnet", folder, logger), plan, planned, command, log.show, keep_going)
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
+        with trio.open_signal_receiver(*signals.SIGNALS) as received:
+            if held:
+                stop.set()
 
             async def obey() -> None:
                 async for _ in received:

@@ -13,13 +13,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from nodewright.errors import ConfigurationError, FormatMismatch, StoreCorrupt, StoreError
 from nodewright.genesis import Genesis
 from nodewright.interfaces.environment import Environment
+from nodewright.storage.full import write_error
 from nodewright.storage.lease import acquire
 
 RECORD_FILE = "network.json"
@@ -85,7 +86,9 @@ def write_whole(path: Path, document: Mapping[str, Any]) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise StoreError(f"{path} cannot be written: {error.strerror}") from error
+        with suppress(OSError):
+            fresh.unlink(missing_ok=True)
+        raise write_error(error, path) from error
 
 
 def remove_node_file(folder: Path) -> None:

@@ -14,7 +14,6 @@ Invariants
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -22,12 +21,12 @@ from pathlib import Path
 
 import trio
 
-from nodewright.errors import StoreCorrupt, StoreError, StoreFull
+from nodewright.errors import StoreCorrupt, StoreError
 from nodewright.interfaces.environment import Environment
 from nodewright.node import segment as files
 from nodewright.node.segment import Segment
+from nodewright.storage.full import write_error
 
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FIRST_SEQUENCE = 1
 
 
@@ -264,9 +263,7 @@ class SegmentLog:
     def _failure(self, error: OSError, path: Path) -> StoreError:
         if self._broken is not None:
             return StoreError(self._broken)
-        if error.errno in NO_SPACE:
-            return StoreFull(f"{path}: no space left on the device: free some, the node goes on by itself")
-        return StoreError(f"{path} cannot be written: {error.strerror}")
+        return write_error(error, path)
 
     def _load(self) -> None:
         try:

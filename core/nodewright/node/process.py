@@ -1,8 +1,9 @@
 """A node as a process of its own: signals, the deadline of a stop, the exit code.
 
-The first SIGINT or SIGTERM asks for a clean stop (exit code 0); a second one ends the process at once. A stop that is not
-done ``shutdown_seconds`` after it was asked for, and STOP_GRACE_SECONDS more for what may not be interrupted, ends it too:
-what was acknowledged is on the disk, and the next start recovers as after a kill.
+The first SIGINT or SIGTERM asks for a clean stop (exit code 0), also where it came before the node listened; a second one
+ends the process at once. A stop that is not done ``shutdown_seconds`` after it was asked for, and STOP_GRACE_SECONDS more
+for what may not be interrupted, ends it too: what was acknowledged is on the disk, and the next start recovers as after a
+kill.
 """
 
 from __future__ import annotations
@@ -15,27 +16,28 @@ from typing import NoReturn
 
 import trio
 
+from nodewright.node import signals
 from nodewright.node.runtime import Runtime
 
 STOP_GRACE_SECONDS = 5.0
 # A node holds millions of small long-lived objects, which the collector would walk again and again to find no cycle: what
 # start-up made is set aside, young objects are looked at in larger lots, and old ones rarely.
 COLLECTOR_THRESHOLDS = (200_000, 20, 100)
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def run_process(runtime: Runtime, stop_with_stdin: bool = False) -> None:
     """Blocks until the node has stopped. Raises what it died of. ``stop_with_stdin``: also stop when standard input
     ends, which it does when the process that holds its other end is gone."""
+    held = signals.hold()
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECTOR_THRESHOLDS)
-    trio.run(_run, runtime, stop_with_stdin)
+    trio.run(_run, runtime, stop_with_stdin, held)
 
 
-async def _run(runtime: Runtime, stop_with_stdin: bool) -> None:
+async def _run(runtime: Runtime, stop_with_stdin: bool, held: list[int]) -> None:
     async with trio.open_nursery() as nursery:
-        await nursery.start(_obey_signals, runtime)
+        await nursery.start(_obey_signals, runtime, held)
         nursery.start_soon(_enforce_deadline, runtime)
         if stop_with_stdin:
             nursery.start_soon(_obey_stdin, runtime)
@@ -45,14 +47,27 @@ async def _run(runtime: Runtime, stop_with_stdin: bool) -> None:
             nursery.cancel_scope.cancel()
 
 
-async def _obey_signals(runtime: Runtime, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-    with trio.open_signal_receiver(*SIGNALS) as received:
+async def _obey_signals(
+    runtime: Runtime, held: list[int], task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """``held`` are those that came before."""
+    asked = False
+
+    def obey(number: int) -> None:
+        nonlocal asked
+        name = signal.Signals(number).name
+        if asked:
+            _end_now(f"{name} again: ended at once", 128 + number)
+        asked = True
+        runtime.environment.logger.info("asked to stop", signal=name)
+        runtime.request_stop()
+
+    with trio.open_signal_receiver(*signals.SIGNALS) as received:
+        for number in held:
+            obey(number)
         task_status.started()
         async for number in received:
-            if runtime.stopping:
-                _end_now(f"{signal.Signals(number).name} again: ended at once", 128 + number)
-            runtime.environment.logger.info("asked to stop", signal=signal.Signals(number).name)
-            runtime.request_stop()
+            obey(number)
 
 
 async def _obey_stdin(runtime: Runtime) -> None:

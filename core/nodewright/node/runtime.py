@@ -8,13 +8,15 @@ Invariants
 - Whatever stops the node (a request, an error, a cancellation), what was opened is closed in the opposite order, services
   end before consensus and consensus before the stores.
 - A component that fails for good ends the node with its error; a service does not (see ``supervisor``).
+- A write of a store that fails ends it too, whoever made it and whatever they make of the error: health is red, one line
+  names the store, the node stops as if asked to and then raises that error (see ``guard``).
 - ``node.json`` exists only between ready and the begin of stopping.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,7 +26,7 @@ import trio
 
 from nodewright.composition.plan import Plan, PlannedComponent
 from nodewright.environment import NodeEnvironment
-from nodewright.errors import NodewrightError
+from nodewright.errors import NodewrightError, StoreError
 from nodewright.genesis import Genesis
 from nodewright.interfaces.consensus import Consensus
 from nodewright.interfaces.execution import Execution
@@ -32,6 +34,7 @@ from nodewright.interfaces.service import NodeHandle, Service
 from nodewright.interfaces.transport import PeerUp, Transport
 from nodewright.node.events import Events
 from nodewright.node.folder import check_record, held_folder, remove_node_file, write_node_file
+from nodewright.node.guard import StoreGuard
 from nodewright.node.health import Health
 from nodewright.node.metrics import Registry, add_process_metrics
 from nodewright.node.pool import Pool, PoolLimits
@@ -65,6 +68,7 @@ class Runtime:
         self._notify = notify
         self._components: dict[str, Any] = {}  # by slot: what dependents get
         self._stores: list[OpenedStore] = []
+        self._guard = StoreGuard(self._store_failed, self._store_damaged)
         self._core: dict[str, Any] = {"genesis": genesis, "metrics": self.metrics, "health": self.health}
         self._stop = trio.Event()
         self._whole = trio.CancelScope()
@@ -91,9 +95,16 @@ class Runtime:
         ``started(handle)`` when it is ready."""
         try:
             await self._run(task_status)
-        except BaseExceptionGroup as error:
-            raise _only(error) from None
+        except BaseException as error:
+            failure = self._guard.failure
+            if failure is not None and all(isinstance(leaf, NodewrightError) for leaf in _leaves(error)):
+                raise failure from None  # the others are what came of it
+            if isinstance(error, BaseExceptionGroup):
+                raise _only(error) from None
+            raise
         self._logger.info("stopped")
+        if self._guard.failure is not None:
+            raise self._guard.failure
 
     async def _run(self, task_status: trio.TaskStatus[NodeHandle]) -> None:
         add_process_metrics(self.metrics, self.environment.now())
@@ -125,6 +136,7 @@ class Runtime:
         given.update({slot: self._components[slot] for slot in planned.requires})
         opened = await open_component(planned, given, environment, stack)
         if planned.kind == "storage":
+            opened = self._guard.store(planned.slot, opened)
             store = opened_store(planned, opened)
             if store is not None:
                 await check_network(store, self.genesis)
@@ -149,7 +161,8 @@ class Runtime:
             self.genesis.display,
             self.health,
         )
-        self._core["pool"] = await stack.enter_async_context(pool)
+        self._pool = await stack.enter_async_context(pool)
+        self._core["pool"] = self._guard.pool(self._pool)
         self.health.set("pool", True)
 
     @property
@@ -167,14 +180,13 @@ class Runtime:
     # --- living -------------------------------------------------------------------------------------------------------
 
     async def _live(self, task_status: trio.TaskStatus[NodeHandle]) -> None:
-        pool: Pool = self._core["pool"]
-        consensus = self.consensus
+        pool, consensus = self._pool, self.consensus
         pool.attach(consensus.head, consensus.locate)
         await consensus.recover()
         await pool.recovered()
         self._logger.info("recovered", head=str(consensus.head()), pending=len(pool))
         self.health.watch("consensus", consensus.status)
-        handle = self.handle = self._handle(pool)
+        handle = self.handle = self._handle()
         async with trio.open_nursery() as chain:
             await chain.start(self._run_consensus)
             if self.transport is not None:
@@ -198,7 +210,7 @@ class Runtime:
                 services.cancel_scope.cancel()
             chain.cancel_scope.cancel()
 
-    def _handle(self, pool: Pool) -> NodeHandle:
+    def _handle(self) -> NodeHandle:
         info = {
             "profile": self.plan.profile,
             "network": self.genesis.network,
@@ -207,7 +219,7 @@ class Runtime:
             "data_dir": str(self.data_dir),
         }
         return NodeHandle(
-            pool,
+            self._core["pool"],
             self.execution,
             self.consensus,
             self.transport,
@@ -251,6 +263,17 @@ class Runtime:
             else:
                 events.publish("peer_down", data | {"reason": event.reason})
 
+    # --- stores that fail ---------------------------------------------------------------------------------------------
+
+    def _store_failed(self, slot: str, error: StoreError) -> None:
+        self.health.set(slot, False, str(error), fatal=True)
+        self._logger.error("a write failed: the node stops", store=slot, reason=str(error))
+        self.request_stop()
+
+    def _store_damaged(self, slot: str, error: StoreError) -> None:
+        self.health.set(slot, False, str(error))
+        self._logger.error("a store is damaged", store=slot, reason=str(error))
+
     # --- telling ------------------------------------------------------------------------------------------------------
 
     def _addresses(self) -> dict[str, Any]:
@@ -281,6 +304,14 @@ class Runtime:
         if self._notify is not None:
             for broken in self._notify(hook, node=handle):
                 self._logger.warning("a plugin's hook failed", hook=hook, reason=str(broken))
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
 
 
 def _only(error: BaseException) -> BaseException:

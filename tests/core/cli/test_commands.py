@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nodewright import genesis
-from nodewright.cli.main import COMMANDS, invoke
+from nodewright.cli.app import COMMANDS, invoke
 from nodewright.errors import ConfigurationError, NodewrightError, StoreLocked
 
 PLUGIN = '''
@@ -250,7 +250,7 @@ def test_version_loads_no_plugin(run: Run, tmp_path: Path) -> None:
 
 def test_a_quick_command_imports_neither_trio_nor_plugins() -> None:
     code = (
-        "import sys; from nodewright.cli.main import invoke; invoke(['version']); "
+        "import sys; from nodewright.cli.app import invoke; invoke(['version']); "
         "print([m for m in sys.modules if m.split('.')[0] in ('trio', 'cattrs', 'numba', 'nodewright_bitcoin')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodewright.cli.common import ProfileRequest
-from nodewright.cli.main import invoke
+from nodewright.cli.app import invoke
 from nodewright.db.archive import decode_rows, encode_rows
 from nodewright.db.contents import Sum
 from nodewright.db.files import is_private

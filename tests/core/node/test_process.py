@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -14,7 +15,10 @@ from typing import Any
 
 import pytest
 
+import nodewright
+
 PLUGINS = Path(__file__).parent / "plugins"
+CORE = str(Path(nodewright.__file__).parents[1])
 TIMEOUT = 60
 
 
@@ -200,3 +204,59 @@ def test_second_signal_ends_at_once(node: Callable[..., Node]) -> None:
     os.kill(alice.process.pid, signal.SIGCONT)  # type: ignore[union-attr]
     assert alice.wait() in (128 + signal.SIGINT, 128 + signal.SIGTERM)
     assert node("a").ask("count") == "0"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_a_log_that_cannot_be_written_ends_no_node_and_changes_no_exit_code(tmp_path: Path) -> None:
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "nodewright", "run", "toy", "--plugins-dir", str(PLUGINS), *arguments]
+        return subprocess.Popen([*command, "--data-dir", str(tmp_path / "a")], stdout=full, stderr=full, text=True)
+
+    with open("/dev/full", "w") as full:
+        assert start("--set", "consensus.mien=true").wait(TIMEOUT) == 2
+        process = start()
+        try:
+            descriptor = os.pidfd_open(process.pid)
+            while not (tmp_path / "a" / "node.json").exists():
+                assert not select.select([descriptor], [], [], 0.05)[0], f"it ended with {process.wait()}"
+            os.close(descriptor)
+            process.terminate()
+            assert process.wait(TIMEOUT) == 0
+        finally:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("command", ["run", "devnet"])
+def test_a_signal_while_everything_is_still_imported(tmp_path: Path, command: str, number: int) -> None:
+    """The plugin is loaded long before there is a node that could be asked to stop."""
+    (tmp_path / "early.py").write_text(f"import os\nos.kill(os.getpid(), {int(number)})\nwhile True:\n    os.wait()\n")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "nodewright",
+            "--plugins-dir",
+            str(tmp_path),
+            command,
+            "toy",
+            "--data-dir",
+            str(tmp_path / "a"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert not (tmp_path / "a").exists()
+
+
+def test_signals_are_obeyed_before_anything_else_is_imported() -> None:
+    code = (
+        "import sys, nodewright.cli.main; print([m for m in ('click', 'trio', 'importlib.metadata') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": CORE}
+    )
+    assert done.stdout == "[]\n", done.stderr

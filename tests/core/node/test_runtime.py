@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,8 +18,9 @@ import trio
 from nodewright import genesis
 from nodewright.composition.plan import Plan, PlannedComponent
 from nodewright.config.core_settings import GenesisSettings, LogSettings, NetworkSettings, NodeSettings, PoolSettings
-from nodewright.errors import FormatMismatch, NodewrightError, StoreLocked
+from nodewright.errors import FormatMismatch, NodewrightError, StoreCorrupt, StoreError, StoreFull, StoreLocked
 from nodewright.interfaces import BlockRef, FormatRecord, NodeHandle
+from nodewright.node import segment
 from nodewright.node.runtime import Runtime
 from nodewright.plugins.specs import (
     ConsensusSpec,
@@ -269,4 +272,85 @@ async def test_heads_are_checked_against_consensus(story: Story) -> None:
         assert len(handle.pool) == len(answers) == 1
         assert await handle.consensus.control("mine") == 1
         assert handle.consensus.head() == BlockRef(1, handle.consensus.head().id)
+        handle.request_stop()
+
+
+async def test_a_failed_write_stops_the_node_in_order(story: Story) -> None:
+    """Whoever asked for the write may swallow the error: memory and disk may differ from then on, and the node ends."""
+    runtime = story.runtime()
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with trio.open_nursery() as nursery:
+            handle = await nursery.start(runtime.run)
+            story.store.disk.capacity_bytes = 1
+            with pytest.raises(StoreFull, match=r"^stores\.state: "):
+                await handle.execution.genesis({}, BlockRef(0, bytes(32)))
+            assert not runtime.health.live and not runtime.health.ready
+            component = runtime.health.report()["components"]["stores.state"]
+            assert not component["ok"] and component["detail"].startswith("stores.state: ")
+            story.store.disk.capacity_bytes = None  # room again: what stands after the failed write could not be trusted
+            with pytest.raises(StoreError, match=r"stores\.state"):
+                await handle.execution.genesis({}, BlockRef(0, bytes(32)))
+    (cause,) = leaves(caught.value)
+    assert isinstance(cause, StoreFull) and str(cause).startswith("stores.state: ")
+    assert story.events[-8:] == ["node_stopping", "service ends", "consensus ends", *CLOSED]
+    async with trio.open_nursery() as nursery:
+        (await nursery.start(story.runtime().run)).request_stop()
+
+
+async def test_a_write_that_fails_while_starting_is_what_the_node_dies_of(story: Story) -> None:
+    story.make_store(None)
+    story.store.disk.capacity_bytes = 1
+    with pytest.raises(StoreFull, match=r"^stores\.state: "):
+        await story.runtime().run()
+    assert story.events[-5:] == CLOSED
+
+
+async def test_a_final_status_that_cannot_be_journalled_stops_the_node(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    runtime = story.runtime()
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with trio.open_nursery() as nursery:
+            handle = await nursery.start(runtime.run)
+            (accepted,) = await handle.pool.submit([story.toy.make(b"1")])
+            monkeypatch.setattr(segment, "write_all", full)
+            (busy,) = await handle.pool.submit([story.toy.make(b"2")])
+            assert busy.kind == "busy" and runtime.health.live, "what was not answered yet waits for room"
+            with pytest.raises(StoreFull):
+                await handle.consensus.control("mine")
+            monkeypatch.undo()
+            with pytest.raises(StoreError):  # no later block may be settled where an earlier one is not
+                await story.consensus.pool.settle(committed={accepted.id: BlockRef(2, bytes(32))})
+    (cause,) = leaves(caught.value)
+    assert isinstance(cause, StoreFull)
+    assert str(cause).startswith("pool: ") and "start the node again" in str(cause) and "by itself" not in str(cause)
+    async with trio.open_nursery() as nursery:
+        handle = await nursery.start(story.runtime().run)
+        assert len(handle.pool) == 1
+        handle.request_stop()
+
+
+async def test_damage_found_while_reading_is_told_and_the_node_goes_on(story: Story) -> None:
+    store = story.make_store(None)
+    whole, damaged = store.get_many, False
+
+    async def get_many(table: str, keys: Any) -> Any:
+        if damaged:
+            raise StoreCorrupt("a row is damaged: restore the store from a copy")
+        return await whole(table, keys)
+
+    store.get_many = get_many
+    runtime = story.runtime()
+    async with trio.open_nursery() as nursery:
+        handle = await nursery.start(runtime.run)
+        damaged = True
+        with pytest.raises(StoreCorrupt):
+            await handle.execution.store.get_many("toy", [b"genesis"])
+        assert runtime.health.ready
+        component = runtime.health.report()["components"]["stores.state"]
+        assert not component["ok"] and "damaged" in component["detail"]
+        damaged = False
         handle.request_stop()
