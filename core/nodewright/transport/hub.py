@@ -28,6 +28,8 @@ from nodewright.transport.session import Grant, Session
 
 MAX_REMEMBERED_SCORES = 4096
 MAX_WAITING_EVENTS = 1024
+TWIN_REPLACEMENTS = 3  # of one peer's connection within TWIN_SECONDS: its key is used by more than one node
+TWIN_SECONDS = 60.0
 ALREADY_CONNECTED = "already connected"
 ITSELF = "it is this node itself"
 
@@ -87,6 +89,8 @@ class PeerHub:
         self._readers: list[weakref.ref[PeerEvents]] = []
         self._scores: dict[bytes, tuple[float, float]] = {}
         self._banned: dict[bytes, float] = {}
+        self._replaced: dict[bytes, list[tuple[float, str]]] = {}
+        self._twins_told: dict[bytes, float] = {}
         self._changed = trio.Event()
 
     # The contract --------------------------------------------------------------------------------------------------
@@ -233,10 +237,31 @@ class PeerHub:
         current = self._sessions.get(peer)
         if current is not None:
             current.close("replaced by another connection to the same peer")
+            if current.dialled_by == session.dialled_by:
+                self._look_for_twins(peer, current.info.address, session.info.address)
         self._sessions[peer] = session
         self._tell(PeerUp(session.info))
         self.log.info("peer up", peer=peer.hex(), address=session.info.address, inbound=session.info.inbound)
         return None
+
+    def _look_for_twins(self, peer: bytes, before: str, address: str) -> None:
+        """A node that dials again has lost its connection, and that is rare; two nodes of one key do it all the time."""
+        now = self.environment.monotonic()
+        times = self._replaced.pop(peer, [(now, before)])
+        times = [*times, (now, address)][-TWIN_REPLACEMENTS - 1 :]
+        self._replaced[peer] = times  # the newest at the end, the oldest dropped
+        if len(self._replaced) > MAX_REMEMBERED_SCORES:
+            self._replaced.pop(next(iter(self._replaced)))
+        recent = [(at, where) for at, where in times if now - at <= TWIN_SECONDS]
+        if len(recent) <= TWIN_REPLACEMENTS or now - self._twins_told.get(peer, -TWIN_SECONDS) < TWIN_SECONDS:
+            return
+        self._twins_told = {peer: at for peer, at in self._twins_told.items() if now - at < TWIN_SECONDS} | {peer: now}
+        self.log.warning(
+            "more than one node uses one node key, and they push each other out",
+            peer=peer.hex(),
+            addresses=sorted({where for _, where in recent}),
+            fix="give each node a key of its own: stop the copy, remove its node.key, and start it again",
+        )
 
     def left(self, session: Session) -> None:
         for channel in self._channels.values():
