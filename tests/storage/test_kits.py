@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
-
-import trio
 
 from nodewright.interfaces import WriteBatch
 from nodewright.plugins.specs import Dependencies
@@ -16,7 +13,7 @@ from nodewright.storage.blob_adapter import KeyValueBlobStore, open_blobs
 from nodewright.storage.lease import take_over
 from nodewright.storage.utxo_adapter import KeyValueUtxoStore, open_utxo
 from nodewright.testing.environment import LocalEnvironment
-from nodewright.testing.storage import BlobStoreTests, KeyValueStoreTests, LeaseTests, StoreKit, UtxoStoreTests
+from nodewright.testing.storage import BlobStoreTests, FolderKit, KeyValueStoreTests, LeaseTests, StoreKit, UtxoStoreTests
 from nodewright_files.plugin import FilesConfig, open_files
 from nodewright_leveldb.plugin import LevelDBConfig, open_leveldb
 from nodewright_leveldb.store import CAPABILITIES as LEVELDB
@@ -29,18 +26,6 @@ NONE = Dependencies()
 
 def disk_of(path: Path) -> MemoryDisk:
     return named_disk(str(path), "test", "node")
-
-
-def files_in(path: Path) -> dict[Path, tuple[int, int]]:
-    """Size and time of change by file; a file that goes away meanwhile is left out."""
-    found = {}
-    for file in path.rglob("*"):
-        try:
-            status = file.stat()
-        except FileNotFoundError:
-            continue
-        found[file] = (status.st_size, status.st_mtime_ns)
-    return found
 
 
 class OnMemory(StoreKit):
@@ -58,27 +43,7 @@ class OnMemory(StoreKit):
         return path
 
 
-class OnFolder(StoreKit):
-    """A copy of the folder, taken while the store is open, is what kill -9 at that instant leaves. LevelDB's own thread may
-    be at work: the copy counts once no file changed while it was made."""
-
-    can_crash = True
-
-    async def crash(self, store: Any, path: Path, keep: int) -> Path:
-        copy = path.with_name("crashed")
-        while True:
-            before = files_in(path)
-            try:
-                shutil.copytree(path, copy)
-            except shutil.Error:
-                pass
-            if files_in(path) == before:
-                return copy
-            shutil.rmtree(copy)
-            await trio.lowlevel.checkpoint()
-
-
-class OnLevelDB(OnFolder):
+class OnLevelDB(FolderKit):
     capabilities = LEVELDB
 
     def open_base(self, path: Path) -> AbstractAsyncContextManager[Any]:
@@ -168,7 +133,7 @@ class TestVolatileMemory(KeyValueStoreTests):
         return open_memory(MemoryConfig(), NONE, LocalEnvironment(path))
 
 
-class TestFilesBlobs(OnFolder, BlobStoreTests):
+class TestFilesBlobs(FolderKit, BlobStoreTests):
     def open_store(self, path: Path) -> AbstractAsyncContextManager[Any]:
         return open_files(FilesConfig(), NONE, LocalEnvironment(path))
 

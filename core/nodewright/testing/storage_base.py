@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -47,6 +48,38 @@ class StoreKit:
                 trio.run(check, program, path)
 
         attempt()
+
+
+class FolderKit(StoreKit):
+    """Of a store whose data is files of its folder. A copy of the folder, taken while the store is open, is what kill -9 at
+    that instant leaves. A thread of the database may be at work: the copy counts once no file changed meanwhile."""
+
+    can_crash = True
+
+    async def crash(self, store: Any, path: Path, keep: int) -> Path:
+        copy = path.with_name("crashed")
+        while True:
+            before = files_in(path)
+            try:
+                shutil.copytree(path, copy)
+            except shutil.Error:  # a file went away
+                pass
+            if files_in(path) == before:
+                return copy
+            shutil.rmtree(copy)
+            await trio.lowlevel.checkpoint()
+
+
+def files_in(path: Path) -> dict[Path, tuple[int, int]]:
+    """Size and time of change by file; a file that goes away meanwhile is left out."""
+    found = {}
+    for file in path.rglob("*"):
+        try:
+            status = file.stat()
+        except FileNotFoundError:
+            continue
+        found[file] = (status.st_size, status.st_mtime_ns)
+    return found
 
 
 @asynccontextmanager
