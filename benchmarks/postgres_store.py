@@ -33,7 +33,7 @@ from nodewright.plugins.specs import Dependencies
 from nodewright.storage.utxo_adapter import open_utxo
 from nodewright.testing.environment import LocalEnvironment
 from nodewright_leveldb.plugin import LevelDBConfig, open_leveldb
-from nodewright_postgres.writer import _pieces
+from nodewright_postgres.statements import pieces
 
 HERE = Path(__file__).parent
 Rates = dict[str, float]
@@ -131,7 +131,7 @@ async def plain(arguments: dict[str, Any], commits: list[Any], each: int) -> Rat
     for commit in commits:
         await connection.execute("BEGIN; SET LOCAL synchronous_commit TO off")
         for name, rows in commit.items():
-            for keys, values in _pieces(rows):
+            for keys, values in pieces(rows):
                 await connection.execute(
                     f"INSERT INTO plain.{name} SELECT * FROM unnest($1::bytea[], $2::bytea[]) "
                     "ON CONFLICT (key) DO UPDATE SET value = excluded.value",

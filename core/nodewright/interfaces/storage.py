@@ -27,12 +27,15 @@ class WriteBatch:
     """Puts and deletes over any number of tables, applied all or nothing. The last write to a key wins.
 
     ``tables`` maps a table name to ``{key: value or None}``; None deletes. Names match ``[a-z][a-z0-9_]{0,47}``.
+    ``new`` names tables of whose puts the writer promises that no key is there, or only with the same value. Nobody has to
+    look at it; a store may write such tables faster, and one that finds the promise broken refuses the batch (StoreError).
     """
 
-    __slots__ = ("tables",)
+    __slots__ = ("new", "tables")
 
     def __init__(self) -> None:
         self.tables: dict[str, dict[bytes, bytes | None]] = {}
+        self.new: set[str] = set()
 
     def put(self, table: str, key: bytes, value: bytes) -> None:
         self.tables.setdefault(table, {})[key] = value

@@ -96,6 +96,7 @@ class KeyValueBlobStore:
 
     async def _page(self, generation: int, page: int, data: bytes) -> None:
         batch = WriteBatch()
+        batch.new.add(DATA)
         batch.put(DATA, _page_key(generation, page), data)
         batch.put(WRITING, generation.to_bytes(8, "big"), (page + 1).to_bytes(4, "big"))
         async with self._lock:

@@ -8,6 +8,8 @@ Invariants:
   the commit has returned, in one step, and are emptied if it failed;
 - a record in the cache agrees with the store: readers read without the lock, and put what they read into the cache only
   if no change came between (``_version``);
+- what a change creates and spends is new to the store, and the batch says so (``WriteBatch.new``): a store that checks it
+  refuses an output's second spender whatever the caches hold;
 - marks (frozen, reassigned, locked, conflicting) are few and all in memory; everything else that is cached has a budget of
   bytes;
 - "already applied" is recognised by the spent inputs, which name their spender, so that creating a transaction reads no row
@@ -18,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from typing import Protocol
 
 import trio
 
@@ -312,6 +313,7 @@ class KeyValueUtxoStore:
                     parent = verdict.outpoint[:32]
                     again.update(txid for txid in (tx.txid, parent) if txid in own and txid not in looked)
             if not again:
+                change.promise()
                 return change, results
             looked |= again
             more = await self._gather([o for tx in create for o in tx.spends if o[:32] in again], sorted(again))
@@ -323,7 +325,7 @@ class KeyValueUtxoStore:
         """Commit, then let the caches follow. A caller that is cancelled meanwhile is cancelled after it."""
         try:
             with trio.CancelScope(shield=True):
-                await self.put(change, durable)
+                await self.store.commit(change.batch, durable)
         except BaseException:
             self._version += 1
             self._cache.clear()
@@ -344,10 +346,6 @@ class KeyValueUtxoStore:
             cached = peek(outpoint[:32])
             if cached is not None:
                 cached.spent[int.from_bytes(outpoint[32:], "little")] = spender
-
-    async def put(self, change: Change, durable: bool) -> None:
-        """One commit of the store. What a database can do better than any key-value store, it does here."""
-        await self.store.commit(change.batch, durable)
 
     async def _commit_rows(self, batch: WriteBatch, durable: bool = False) -> None:
         change = self._new_change()
@@ -452,28 +450,16 @@ class KeyValueUtxoStore:
             self._marks.set_transactions(flags)
 
 
-class NativeUtxo(Protocol):
-    """Of a key-value store that brings an adapter of its own, which knows its database, over the same rows."""
-
-    def utxo_store(self, environment: Environment, cache_bytes: int, coinbase_maturity: int) -> KeyValueUtxoStore: ...
-
-
 @asynccontextmanager
 async def open_utxo(
     store: KeyValueStore,
     environment: Environment,
     cache_bytes: int = DEFAULT_CACHE_BYTES,
     coinbase_maturity: int = COINBASE_MATURITY,
-    native: bool = True,
 ) -> AsyncIterator[KeyValueUtxoStore]:
     """A ``UtxoStore`` in the tables ``utxo_*`` of an opened key-value store. ``cache_bytes`` bounds the cached records;
     a coinbase may be spent ``coinbase_maturity`` blocks after its own. A store with an attribute ``capabilities`` that has
-    ``snapshot`` gives consistent iterations. A store that brings an adapter of its own (``NativeUtxo``) gives that, unless
-    ``native`` is False. Raises FormatMismatch."""
-    own: NativeUtxo | None = store if native and hasattr(store, "utxo_store") else None  # type: ignore[assignment]
-    if own is not None:
-        adapter = own.utxo_store(environment, cache_bytes, coinbase_maturity)
-    else:
-        adapter = KeyValueUtxoStore(store, environment, cache_bytes, coinbase_maturity)
+    ``snapshot`` gives consistent iterations. Raises FormatMismatch."""
+    adapter = KeyValueUtxoStore(store, environment, cache_bytes, coinbase_maturity)
     await adapter.load()
     yield adapter

@@ -45,6 +45,7 @@ class Change:
         "batch",
         "created",
         "locked",
+        "overwrites",
         "removed",
         "spent",
         "unmarked",
@@ -68,6 +69,7 @@ class Change:
         self.admitted: list[bytes] = []
         self.removed: set[bytes] = set()
         self.locked: set[bytes] = set()
+        self.overwrites = False
         self.spent: dict[bytes, bytes | None] = {}
         self.unmarked: list[bytes] = []
 
@@ -77,6 +79,7 @@ class Change:
     def remove(self, transactions: Sequence[UtxoTransaction]) -> None:
         """Descendants first. What is not there is passed over."""
         spent_rows = self.batch.tables.setdefault(SPENT, {})
+        self.overwrites = self.overwrites or bool(transactions)
         for tx in transactions:
             for index, outpoint in enumerate(tx.spends):
                 if self._spender(outpoint) == spender_of(tx.txid, index):
@@ -85,6 +88,12 @@ class Change:
             record = self._found.get(tx.txid)
             if record is not None and tx.txid not in self.removed:
                 self.delete(tx.txid, record)
+
+    def promise(self) -> None:
+        """Say in the batch that its transactions and spenders are new to the store, where they are: a spender that comes
+        in place of one that is removed here has a row already."""
+        if not self.overwrites:
+            self.batch.new |= {TX, SPENT}
 
     def delete(self, txid: bytes, record: Record) -> None:
         """Delete every row of a transaction."""
@@ -149,8 +158,10 @@ class Change:
                 return UtxoRefused("immature", index, outpoint)
             if spender is not None:
                 return UtxoRefused("spent", index, outpoint, spender)
-        if applied and applied == len(spends):
-            return APPLIED
+        if applied:
+            if applied == len(spends):
+                return APPLIED
+            self.overwrites = True
         if len(spends) > 1 and len(set(spends)) < len(spends):
             return _spent_twice(txid, spends)
         row, pages = encode_transaction(height, tx.coinbase, spends, tx.outputs)

@@ -12,6 +12,8 @@ from attrs import frozen
 
 from nodewright.errors import FormatMismatch
 from nodewright_postgres.problems import Place
+from nodewright_postgres.statements import CREATE
+from nodewright_postgres.views import VIEWS
 
 TABLE_PREFIX = "kv_"
 
@@ -21,6 +23,10 @@ class Migration:
     number: int
     name: str
     statements: tuple[str, ...]  # {schema} is the quoted name of the schema
+
+
+def _tables(*names: str) -> tuple[str, ...]:
+    return tuple(create.format(table=f'{{schema}}."{TABLE_PREFIX}{name}"') for name in names for create in CREATE)
 
 
 MIGRATIONS = (
@@ -34,6 +40,11 @@ MIGRATIONS = (
             "CREATE TABLE {schema}._commit (sequence bigint PRIMARY KEY)",
             "INSERT INTO {schema}._commit VALUES (0)",
         ),
+    ),
+    Migration(
+        2,
+        "unspent outputs and blobs to be read in SQL: views and functions",
+        (*_tables("utxo_tx", "utxo_spent", "blob_index"), *VIEWS),
     ),
 )
 

@@ -24,7 +24,8 @@ from nodewright.storage.gate import Gate, successor
 from nodewright.storage.limits import MAX_PAGE_BYTES, check_batch, check_keys, check_scan, check_table
 from nodewright_postgres.problems import ConnectionGone
 from nodewright_postgres.server import Server
-from nodewright_postgres.writer import Writer
+from nodewright_postgres.statements import Tables
+from nodewright_postgres.writer import NOTHING, Writer
 
 T = TypeVar("T")
 
@@ -119,11 +120,12 @@ class PostgresStore(Reader):
                 if not batch and not durable:
                     self._writer.check()
                     return
-                await self._commit({name: rows for name, rows in batch.tables.items() if rows}, size, durable)
+                tables = {name: rows for name, rows in batch.tables.items() if rows}
+                await self._commit(tables, size, durable, frozenset(batch.new))
 
-    async def _commit(self, tables: dict[str, dict[bytes, bytes | None]], size: int, durable: bool) -> None:
+    async def _commit(self, tables: Tables, size: int, durable: bool, promised: frozenset[str] = NOTHING) -> None:
         with trio.CancelScope(shield=True):  # a commit that has begun is finished, so that its caller never has to guess
-            await self._writer.commit(tables, size, durable)
+            await self._writer.commit(tables, size, durable, promised)
 
     async def delete_range(self, table: str, start: bytes, end: bytes) -> int:
         """In pieces of 5,000 rows, each a commit of its own; other commits may come between them. The last is synced."""

@@ -8,13 +8,14 @@ Invariants:
   number: it is made once. One whose fate cannot be found out in time stops the writer for good;
 - commits that were not durable are kept, within ``replay_mib``, until one is: a server that crashed and lost them is given
   them again, in order, before anything else is read or written. Beyond the budget a commit is made durable;
+- what a batch promises to be new is checked by the primary key, in the commit: where it is not, nothing of it is made;
 - a number that is lower than what was durable, or an epoch that is not ours, stops the writer for good.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import trio
@@ -24,13 +25,22 @@ from nodewright.storage.lease import this_process
 from nodewright_postgres import lease
 from nodewright_postgres.config import MIB
 from nodewright_postgres.migrations import TABLE_PREFIX, migrate, pending, quoted
-from nodewright_postgres.problems import ConnectionGone, is_gone, store_error
+from nodewright_postgres.problems import ConnectionGone, is_gone, sqlstate, store_error
 from nodewright_postgres.server import Server
+from nodewright_postgres.statements import (
+    BYTES_AT_ONCE,
+    COPY_ROWS,
+    CREATE,
+    ROWS_AT_ONCE,
+    Tables,
+    copy_rows,
+    guarded,
+    write_rows,
+)
 
-Tables = dict[str, dict[bytes, bytes | None]]
+NOTHING: frozenset[str] = frozenset()
 
-_ROWS_AT_ONCE = 10_000
-_BYTES_AT_ONCE = 16 * MIB
+_UNIQUE_VIOLATION = "23505"
 _TIDY_EVERY = 256
 _LOCK_PAUSE = 0.05
 
@@ -53,10 +63,6 @@ class Writer:
         self._doubtful = False
         self._stopped: str | None = None
         self._lease_lost = False
-        self._guard = (
-            f"WITH held AS (SELECT epoch FROM {self.schema}._owner WHERE epoch = $1 FOR SHARE) "
-            f"INSERT INTO {self.schema}._commit SELECT $2::bigint FROM held RETURNING true"
-        )
 
     def table(self, name: str) -> str:
         return f'{self.schema}."{TABLE_PREFIX}{name}"'
@@ -113,12 +119,13 @@ class Writer:
 
     # --- committing --------------------------------------------------------------------------------------------------
 
-    async def commit(self, tables: Tables, size: int, durable: bool) -> None:
-        """Under ``lock``; not to be cancelled. Returns once the commit is made, or raises with nothing of it made."""
+    async def commit(self, tables: Tables, size: int, durable: bool, promised: frozenset[str] = NOTHING) -> None:
+        """Under ``lock``; not to be cancelled. Returns once the commit is made, or raises with nothing of it made.
+        ``promised`` are the tables of ``WriteBatch.new``."""
         async with self._mending:
-            await self._commit(tables, size, durable)
+            await self._commit(tables, size, durable, promised)
 
-    async def _commit(self, tables: Tables, size: int, durable: bool) -> None:
+    async def _commit(self, tables: Tables, size: int, durable: bool, promised: frozenset[str]) -> None:
         self.check()
         durable = durable or self._unsynced_bytes + size > self.server.config.replay_mib * MIB
         patience: Any = None
@@ -133,9 +140,8 @@ class Writer:
                             if not durable:
                                 break
                             number, tables, size = number + 1, {}, 0  # has it synced: the server may not have waited
-                    await self.server.call(
-                        self._connection, self._apply, number, tables, durable, tables.keys() - self.tables
-                    )
+                    new = tables.keys() - self.tables
+                    await self.server.call(self._connection, self._apply, number, tables, durable, new, promised)
                     break
                 except ConnectionGone as error:
                     self._drop()
@@ -157,17 +163,52 @@ class Writer:
             self._unsynced.append((number, {name: dict(rows) for name, rows in tables.items()}, size))
             self._unsynced_bytes += size
 
-    async def _apply(self, connection: Any, number: int, tables: Tables, durable: bool, new: Iterable[str]) -> None:
+    async def _apply(
+        self,
+        connection: Any,
+        number: int,
+        tables: Tables,
+        durable: bool,
+        new: Iterable[str],
+        promised: frozenset[str] = NOTHING,
+    ) -> None:
         """asyncio. One commit, whole or nothing; ``_doubtful`` while only the server knows which."""
+        copied = {
+            name
+            for name in promised & tables.keys()
+            if len(tables[name]) >= COPY_ROWS and name in self.tables and None not in tables[name].values()
+        }
+        try:
+            await self._transaction(connection, number, tables, durable, new, promised, copied)
+        except Exception as error:
+            if sqlstate(error) != _UNIQUE_VIOLATION or not copied:
+                raise
+            # The same value may be there: told apart without COPY, which says only that some key is.
+            await self._transaction(connection, number, tables, durable, new, promised, set())
+
+    async def _transaction(
+        self,
+        connection: Any,
+        number: int,
+        tables: Tables,
+        durable: bool,
+        new: Iterable[str],
+        promised: frozenset[str],
+        copied: set[str],
+    ) -> None:
         self._doubtful = False
         await connection.execute("BEGIN" if durable else "BEGIN; SET LOCAL synchronous_commit TO off")
         try:
-            if not await connection.fetchval(self._guard, self.epoch, number):
-                raise lease.lost(self.server.place, await lease.read_owner(connection, self.server.place.schema))
+            rest = {name: rows for name, rows in tables.items() if name not in copied}
+            whole = not new and _is_small(rest)
+            await self._number(connection, number, rest if whole else {}, promised)
             for name in sorted(new):
                 await self._create(connection, name)
-            for name, rows in tables.items():
-                await self._write(connection, self.table(name), rows)
+            for name, rows in () if whole else rest.items():
+                if not await write_rows(connection, self.table(name), rows, name in promised):
+                    raise self._broken_promise()
+            for name in copied:
+                await copy_rows(connection, self.server.place.schema, TABLE_PREFIX + name, tables[name])
             if not number % _TIDY_EVERY:
                 await connection.execute(f"DELETE FROM {self.schema}._commit WHERE sequence < $1", number)
         except Exception as error:
@@ -187,24 +228,24 @@ class Writer:
             raise StoreError(f"{self.server.place}: the server rolled a commit back; see its log")
 
     async def _create(self, connection: Any, name: str) -> None:
-        """Values are ids, scripts and compressed bodies: the server is not asked to compress them again."""
-        await connection.execute(
-            f"CREATE TABLE IF NOT EXISTS {self.table(name)} (key bytea PRIMARY KEY, value bytea NOT NULL)"
-        )
-        await connection.execute(f"ALTER TABLE {self.table(name)} ALTER COLUMN value SET STORAGE EXTERNAL")
+        for statement in CREATE:
+            await connection.execute(statement.format(table=self.table(name)))
 
-    async def _write(self, connection: Any, table: str, rows: dict[bytes, bytes | None]) -> None:
-        gone = [key for key, value in rows.items() if value is None]
-        for start in range(0, len(gone), _ROWS_AT_ONCE):
-            await connection.execute(
-                f"DELETE FROM {table} WHERE key = ANY($1::bytea[])", gone[start : start + _ROWS_AT_ONCE]
-            )
-        upsert = (
-            f"INSERT INTO {table} SELECT * FROM unnest($1::bytea[], $2::bytea[]) "
-            "ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+    async def _number(self, connection: Any, number: int, tables: Tables, promised: frozenset[str]) -> None:
+        """The commit's number, and these rows. Raises LeaseLost where the epoch is another's."""
+        names = {self.table(name): rows for name, rows in tables.items()}
+        statement = guarded(self.schema, self.epoch, number, names, frozenset(map(self.table, promised)))
+        made, written = await connection.fetchrow(statement.query, *statement.arguments)
+        if not made:
+            raise lease.lost(self.server.place, await lease.read_owner(connection, self.server.place.schema))
+        if written != statement.expected:
+            raise self._broken_promise()
+
+    def _broken_promise(self) -> StoreError:
+        return StoreError(
+            f"{self.server.place}: rows that are new to this node are there with other values: another program writes to "
+            "this schema; stop it and start the node again"
         )
-        for keys, values in _pieces(rows):
-            await connection.execute(upsert, keys, values)
 
     # --- a connection that was lost ----------------------------------------------------------------------------------
 
@@ -301,20 +342,11 @@ class Writer:
                 await self.server.close(connection)
 
 
-def _pieces(rows: dict[bytes, bytes | None]) -> Iterator[tuple[list[bytes], list[bytes]]]:
-    """Puts, in key order (neighbours in the index), in pieces that one message can hold."""
-    keys: list[bytes] = []
-    values: list[bytes] = []
-    size = 0
-    for key, value in sorted((key, value) for key, value in rows.items() if value is not None):
-        keys.append(key)
-        values.append(value)
-        size += len(value)
-        if len(keys) == _ROWS_AT_ONCE or size >= _BYTES_AT_ONCE:
-            yield keys, values
-            keys, values, size = [], [], 0
-    if keys:
-        yield keys, values
+def _is_small(tables: Tables) -> bool:
+    """Whether one message can hold them."""
+    if sum(map(len, tables.values())) > ROWS_AT_ONCE:
+        return False
+    return sum(len(value) for rows in tables.values() for value in rows.values() if value is not None) <= BYTES_AT_ONCE
 
 
 def _not_there(server: Server, error: ConnectionGone) -> Exception:
