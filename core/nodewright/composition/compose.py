@@ -14,6 +14,7 @@ from typing import Any
 
 import attrs
 
+from nodewright.composition.folders import shared_folders
 from nodewright.composition.plan import Effective, Plan, PlannedComponent
 from nodewright.composition.references import references, wraps
 from nodewright.composition.slots import TOP_TEXTS, SlotTable, read_slots
@@ -80,6 +81,7 @@ def compose(profile: Profile, registry: Registry) -> Plan:
         effective=_effective(profile, core, slots, chosen, configs),
         **(core | {"genesis": _genesis(profile, core["genesis"], core["network"], family, problems)}),
     )
+    problems += shared_folders(plan)
     problems += _objections(plan, registry)
     if problems:
         raise ConfigurationError(problems)

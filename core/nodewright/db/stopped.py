@@ -19,6 +19,7 @@ from pathlib import Path
 
 from attrs import frozen
 
+from nodewright.composition.folders import folder_of
 from nodewright.composition.plan import Plan, PlannedComponent
 from nodewright.environment import NodeEnvironment
 from nodewright.errors import FormatMismatch, StoreCorrupt, StoreError
@@ -211,7 +212,7 @@ async def _open(
     plan: Plan, planned: PlannedComponent, environment: NodeEnvironment, stack: AsyncExitStack, opened: dict[str, object]
 ) -> StoreSlot | None:
     own = environment.for_slot(planned.slot)
-    folder = Path(own.data_dir, getattr(planned.config, "path", None) or "")
+    folder = folder_of(planned, environment.root)
     owner = read_owner(folder)
     if not planned.requires.keys() <= opened.keys():
         raise StoreError(f"{planned.slot}: {planned.spec.name} needs other components; this tool opens stores alone")

@@ -214,6 +214,16 @@ def test_two_geneses(problems: Problems) -> None:
             "profile whole, line 6: stores.utxo: asked for as utxo and as key-value, which 'disk' cannot be at once: give "
             "each a store of its own",
         ),
+        (
+            '[stores.utxo]\npath = "/srv/one"\n[stores.chain]\npath = "/srv/./one/"\n',
+            "mine.toml, line 5: stores.chain.path: '/srv/./one/' is the folder of stores.utxo, too: give each store one of "
+            "its own",
+        ),
+        (
+            '[stores.utxo]\npath = "../chain"\n',
+            "mine.toml, line 3: stores.utxo.path: '../chain' is the folder of stores.chain, too: give each store one of "
+            "its own",
+        ),
     ],
 )
 def test_one_thing_wrong(problems: Problems, text: str, expected: str) -> None:
