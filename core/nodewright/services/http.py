@@ -1,13 +1,25 @@
-"""Serve one ASGI application under trio by Hypercorn, with bounds. Every HTTP service of the node goes through here.
+"""Serve one ASGI application over HTTP/1.1 under trio, with bounds. Every HTTP service of the node goes through here.
 
-The socket is bound by us before Hypercorn starts, so that a taken port is one clear error and port 0 is resolved at once.
+The socket is bound before anything is served, so that a taken port is one clear error and port 0 is resolved at once.
+
+Invariants
+- At most ``max_connections`` are open (and half of the process's files), at most ``max_connections_per_client`` of one
+  address. A newcomer is taken and the least useful connection given up for it: honest clients get through a crowd of
+  half-sent requests. None whose request the application has is given up.
+- At most ``max_concurrent`` requests are inside the application, all of them whole; /health and /metrics are answered
+  beside them. The rest is told at once to retry.
+- Bodies that are arriving and answers that are being read hold at most ``max_held_bytes``, beside a small part for each
+  connection; when that is full, the slowest of them is given up.
 """
 
 from __future__ import annotations
 
 import errno
+import resource
 import socket
-from typing import Any
+from collections import Counter
+from collections.abc import Mapping
+from email.utils import formatdate
 
 import attrs
 import trio
@@ -15,7 +27,14 @@ import trio
 from nodewright.errors import AddressInUse, ConfigurationError
 from nodewright.interfaces.environment import Environment
 from nodewright.plugins.specs import setting
-from nodewright.services.limits import Application, BodyLimit, ConcurrencyLimit, RateLimit
+from nodewright.services.connection import BUSY, GRACE_SECONDS, Application, Connection, Phase, plain
+from nodewright.services.limits import Budget, RateLimit
+
+# What a supervisor asks must be answered however busy the node is.
+ALWAYS_ANSWERED = frozenset({"/health", "/metrics"})
+STOP_SECONDS = 2.0
+ACCEPT_PAUSE_SECONDS = 0.1
+NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 @attrs.define(kw_only=True)
@@ -28,7 +47,14 @@ class HttpSettings:
     requests_per_second: float = setting(0.0, help="per client address; 0 means no limit", minimum=0)
     burst: int = setting(200, help="requests a client may send at once under requests_per_second", minimum=1)
     keep_alive_seconds: float = setting(75.0, help="an idle connection is closed after this", minimum=1)
-    body_timeout_seconds: float = setting(60.0, help="a request must have arrived whole within this", minimum=1)
+    head_timeout_seconds: float = setting(10.0, help="a request's head must have arrived within this", minimum=1)
+    body_timeout_seconds: float = setting(60.0, help="a request's body must have arrived within this", minimum=1)
+    least_bytes_per_second: int = setting(4096, help="slower bodies and readers are cut off after some seconds", minimum=1)
+    max_connections: int = setting(1024, help="open at once; half-sent and idle ones make room for new ones", minimum=8)
+    max_connections_per_client: int = setting(512, help="of them per client address", minimum=8)
+    max_held_bytes: int = setting(
+        256 * 1024 * 1024, help="memory for bodies arriving and answers not yet read", minimum=1024 * 1024
+    )
 
 
 def split_address(listen: str, slot: str) -> tuple[str, int]:
@@ -75,55 +101,159 @@ def bound_url(bound: socket.socket) -> str:
 
 
 class HttpServer:
-    """One bound application. ``url`` is valid from construction on."""
+    """One bound application, ASGI over HTTP/1.1. ``url`` is valid from construction on; ``body_limits`` gives single paths
+    limits of their own. There is no lifespan, no websocket, no TLS: put a proxy before a node that faces the world."""
 
     def __init__(
         self,
         app: Application,
         settings: HttpSettings,
         environment: Environment,
-        body_limits: dict[str, int] | None = None,
+        body_limits: Mapping[str, int] | None = None,
     ) -> None:
-        self._settings = settings
+        self.app = app
+        self.settings = settings
+        self.logger = environment.logger
         self._environment = environment
         self._socket = bind(settings.listen, environment.slot)
         self.url = bound_url(self._socket)
-        limited: Application = BodyLimit(app, settings.max_body_bytes, body_limits, settings.body_timeout_seconds)
-        limited = ConcurrencyLimit(limited, settings.max_concurrent)
-        self._app = RateLimit(limited, settings.requests_per_second, settings.burst, environment.monotonic)
+        self.address = self._socket.getsockname()[:2]
+        self._body_limits = dict(body_limits or {})
+        self.rate_limit = RateLimit(settings.requests_per_second, settings.burst, environment.monotonic)
+        self.budget = Budget(settings.max_held_bytes)
+        self.stopping = False
+        self._inside = 0
+        self._connections: dict[Connection, None] = {}
+        self._clients: Counter[str] = Counter()
+        # Half of what the process may open: the stores and peers need files too.
+        self._most = min(settings.max_connections, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+        self._date = (0, b"")
+
+    # --- what a connection asks ---------------------------------------------------------------------------------------
+
+    def limit_for(self, path: str) -> int:
+        return self._body_limits.get(path, self.settings.max_body_bytes)
+
+    def enter(self, path: str) -> bool:
+        """Take a slot; False where all are taken."""
+        if path in ALWAYS_ANSWERED:
+            return True
+        if self._inside >= self.settings.max_concurrent:
+            return False
+        self._inside += 1
+        return True
+
+    def leave(self, path: str) -> None:
+        if path not in ALWAYS_ANSWERED:
+            self._inside -= 1
+
+    def take(self, connection: Connection, count: int) -> bool:
+        """Room in the budget for ``count`` bytes more. What is slowest to come or go makes room for what is faster."""
+        while not self.budget.take(connection.client, count, connection.held):
+            full = self.budget.of.get(connection.client, 0) + count > self.budget.share
+            slow = [
+                other
+                for other in self._connections
+                if other.held
+                and other is not connection
+                and other.phase is not Phase.WORKING
+                and (other.client == connection.client or not full)
+                and trio.current_time() - other.since > GRACE_SECONDS
+            ]
+            if not slow:
+                return False
+            self._give_up(min(slow, key=lambda other: other.rate))
+        return True
+
+    def date(self) -> bytes:
+        now = int(self._environment.now())
+        if self._date[0] != now:
+            self._date = (now, formatdate(now, usegmt=True).encode())
+        return self._date[1]
+
+    # --- connections --------------------------------------------------------------------------------------------------
 
     async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Runs until cancelled; requests under way then get ``graceful_timeout`` to finish."""
-        from hypercorn.config import Config, Sockets
-        from hypercorn.trio.run import worker_serve
-        from hypercorn.utils import wrap_app
-
-        config = Config()
-        config.graceful_timeout = 2.0
-        config.keep_alive_timeout = self._settings.keep_alive_seconds
-        config.read_timeout = None
-        config.h11_max_incomplete_size = 64 * 1024
-        config.errorlog = None
-        config.accesslog = None
-        config.include_server_header = False
+        """Runs until cancelled; what the application is doing then has STOP_SECONDS to be answered."""
         stop = trio.Event()
-        app: Any = wrap_app(self._app, config.wsgi_max_body_size, "asgi")  # type: ignore[arg-type]
-
-        async def shielded(task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED) -> None:
-            # Cancelling from outside sets ``stop`` instead, so that requests under way can end.
-            with trio.CancelScope(shield=True):
-                await worker_serve(
-                    app,
-                    config,
-                    sockets=Sockets([], [self._socket], []),
-                    shutdown_trigger=stop.wait,
-                    task_status=task_status,
-                )
-
         async with trio.open_nursery() as nursery:
             try:
-                await nursery.start(shielded)
+                nursery.start_soon(self._run, stop)
                 task_status.started()
                 await trio.sleep_forever()
             finally:
                 stop.set()
+
+    async def _run(self, stop: trio.Event) -> None:
+        # Cancelling from outside sets ``stop`` instead, so that requests under way can end.
+        with trio.CancelScope(shield=True), self._socket:
+            async with trio.open_nursery() as handlers:
+                async with trio.open_nursery() as accepting:
+                    accepting.start_soon(self._accept, handlers)
+                    await stop.wait()
+                    accepting.cancel_scope.cancel()
+                self.stopping = True
+                self._socket.close()
+                for connection in list(self._connections):
+                    connection.finish()
+                handlers.cancel_scope.deadline = trio.current_time() + STOP_SECONDS
+
+    async def _accept(self, handlers: trio.Nursery) -> None:
+        while True:
+            try:
+                sock, address = self._socket.accept()
+            except (BlockingIOError, InterruptedError):
+                await trio.lowlevel.wait_readable(self._socket)
+                continue
+            except OSError as error:
+                if error.errno in NO_ROOM:
+                    self.logger.warning("no connection can be taken", reason=error.strerror, open=len(self._connections))
+                    self._make_room(None)
+                    await trio.sleep(ACCEPT_PAUSE_SECONDS)
+                continue
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            client = str(address[0])
+            full = len(self._connections) >= self._most and not self._make_room(None)
+            if full or (self._clients[client] >= self.settings.max_connections_per_client and not self._make_room(client)):
+                self._refuse(sock)
+                continue
+            connection = Connection(self, sock, address)
+            self._connections[connection] = None
+            self._clients[client] += 1
+            handlers.start_soon(self._handle, connection)
+            await trio.lowlevel.checkpoint()
+
+    async def _handle(self, connection: Connection) -> None:
+        try:
+            await connection.run()
+        finally:
+            self._forget(connection)
+
+    def _forget(self, connection: Connection) -> None:
+        if self._connections.pop(connection, connection) is None:
+            self._clients[connection.client] -= 1
+            if not self._clients[connection.client]:
+                del self._clients[connection.client]
+
+    def _give_up(self, connection: Connection) -> None:
+        connection.give_up()
+        self._forget(connection)
+
+    def _make_room(self, client: str | None) -> bool:
+        """End a connection of this client (or of the one with most of them) that keeps the application from nothing: the
+        one longest in a half-sent request, else the longest idle, else the longest in writing."""
+        if client is None and self._clients:
+            client = max(self._clients, key=self._clients.__getitem__)
+        waiting = [item for item in self._connections if item.client == client and item.phase is not Phase.WORKING]
+        if not waiting:
+            return False
+        self._give_up(min(waiting, key=lambda item: (item.phase, item.since)))
+        return True
+
+    def _refuse(self, sock: socket.socket) -> None:
+        with sock:
+            try:
+                sock.send(plain(503, BUSY, self.date(), 1, close=True))
+            except OSError:
+                pass

@@ -57,8 +57,8 @@ class BsvApi:
                 *Asset(node).routes(),
             ]
         )
-        limits = {"/txs": config.max_batch_bytes, "/tx": config.max_tx_bytes}
-        server = HttpServer(app, config, self._environment, {path: limit for path, limit in limits.items()})
+        limits = {"/txs": config.max_batch_bytes, "/tx": config.max_tx_bytes, "/": config.max_rpc_bytes}
+        server = HttpServer(app, config, self._environment, limits)
         self.url = server.url
         try:
             await server.serve(task_status)

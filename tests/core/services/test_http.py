@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import random
-import time
-from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Any
+from collections.abc import AsyncIterator, Callable
 
 import httpx
 import pytest
@@ -18,29 +13,14 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from nodewright.errors import AddressInUse, ConfigurationError
-from nodewright.services.http import HttpServer, HttpSettings, split_address
+from nodewright.services.http import HttpServer, split_address
 
-
-class Surroundings:
-    """The parts of an environment that the server uses."""
-
-    slot = "services.web"
-    node_name = "test"
-    data_dir = Path()
-    random = random.Random(0)
-    logger: Any = logging.getLogger("test")
-
-    def monotonic(self) -> float:
-        return time.monotonic()
+ServerOf = Callable[..., HttpServer]
 
 
 async def _echo(request: Request) -> Response:
     body = await request.body()
     return PlainTextResponse(str(len(body)))
-
-
-def _server(app: Any, **settings: Any) -> HttpServer:
-    return HttpServer(app, HttpSettings(**settings), Surroundings())  # type: ignore[arg-type]
 
 
 def _app(*extra: Route) -> Starlette:
@@ -53,15 +33,15 @@ def test_a_bad_address_names_the_fix(listen: str) -> None:
         split_address(listen, "services.web")
 
 
-def test_a_taken_port_is_one_sentence_with_the_fix() -> None:
-    first = _server(_app())
+def test_a_taken_port_is_one_sentence_with_the_fix(server_of: ServerOf) -> None:
+    first = server_of(_app())
     port = first.url.rpartition(":")[2]
     with pytest.raises(AddressInUse, match=rf"{port} is taken.*--set services\.web\.listen"):
-        _server(_app(), listen=f"127.0.0.1:{port}")
+        server_of(_app(), listen=f"127.0.0.1:{port}")
 
 
-async def test_a_body_over_the_limit_is_413_declared_or_not() -> None:
-    server = _server(_app(), max_body_bytes=2000)
+async def test_a_body_over_the_limit_is_413_declared_or_not(server_of: ServerOf) -> None:
+    server = server_of(_app(), max_body_bytes=2000)
 
     async def undeclared() -> AsyncIterator[bytes]:
         for _ in range(50):
@@ -78,8 +58,8 @@ async def test_a_body_over_the_limit_is_413_declared_or_not() -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_a_client_over_its_rate_is_told_when_to_retry() -> None:
-    server = _server(_app(), requests_per_second=0.5, burst=3)
+async def test_a_client_over_its_rate_is_told_when_to_retry(server_of: ServerOf) -> None:
+    server = server_of(_app(), requests_per_second=0.5, burst=3)
     async with trio.open_nursery() as nursery:
         await nursery.start(server.serve)
         async with httpx.AsyncClient(base_url=server.url) as client:
@@ -89,7 +69,7 @@ async def test_a_client_over_its_rate_is_told_when_to_retry() -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_more_at_once_than_allowed_is_503_and_the_rest_finish() -> None:
+async def test_more_at_once_than_allowed_is_503_and_the_rest_finish(server_of: ServerOf) -> None:
     entered, leave = trio.Event(), trio.Event()
 
     async def wait(request: Request) -> Response:
@@ -97,7 +77,7 @@ async def test_more_at_once_than_allowed_is_503_and_the_rest_finish() -> None:
         await leave.wait()
         return PlainTextResponse("done")
 
-    server = _server(_app(Route("/wait", wait), Route("/health", _echo)), max_concurrent=1)
+    server = server_of(_app(Route("/wait", wait), Route("/health", _echo)), max_concurrent=1)
     answers: list[int] = []
     async with trio.open_nursery() as nursery:
         await nursery.start(server.serve)
@@ -118,7 +98,7 @@ async def test_more_at_once_than_allowed_is_503_and_the_rest_finish() -> None:
     assert answers == [200]
 
 
-async def test_a_request_under_way_ends_when_the_service_stops() -> None:
+async def test_a_request_under_way_ends_when_the_service_stops(server_of: ServerOf) -> None:
     entered, leave = trio.Event(), trio.Event()
 
     async def wait(request: Request) -> Response:
@@ -126,7 +106,7 @@ async def test_a_request_under_way_ends_when_the_service_stops() -> None:
         await leave.wait()
         return PlainTextResponse("done")
 
-    server = _server(_app(Route("/wait", wait)))
+    server = server_of(_app(Route("/wait", wait)))
     answers: list[str] = []
     async with trio.open_nursery() as outer, httpx.AsyncClient(base_url=server.url) as client:
 
@@ -144,8 +124,8 @@ async def test_a_request_under_way_ends_when_the_service_stops() -> None:
     assert answers == ["done"]
 
 
-async def test_garbage_on_the_socket_leaves_the_server_answering() -> None:
-    server = _server(_app())
+async def test_garbage_on_the_socket_leaves_the_server_answering(server_of: ServerOf) -> None:
+    server = server_of(_app())
     host, port = server.url.removeprefix("http://").split(":")
     async with trio.open_nursery() as nursery:
         await nursery.start(server.serve)
