@@ -134,6 +134,12 @@ class Power:
         self.went.set()
 
 
+def leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in leaves(inner)]
+    return [error]
+
+
 class PoweredStore:
     def __init__(self, disk: MemoryDisk, power: Power) -> None:
         self._store = MemoryStore(disk, "node")
@@ -211,6 +217,8 @@ class Node:
         self.events = Events()
         self.log: deque[Any] = deque(maxlen=2000)
         self.starts = 0
+        self.front: Callable[[str, Any], Any] = lambda slot, store: store  # what stands in front of each of its stores
+        self.dies_of: tuple[type[Exception], ...] = ()  # errors that end the node, and not the story
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
 
@@ -234,8 +242,8 @@ class Node:
         try:
             with self._scope:
                 await self._open(up)
-        except BaseException:
-            if not self.power.off:
+        except BaseException as error:
+            if not self.power.off and not all(isinstance(leaf, self.dies_of) for leaf in leaves(error)):
                 raise
         finally:
             if self.name in self.world.up:
@@ -245,7 +253,9 @@ class Node:
             self._ended.set()
 
     async def _open(self, up: trio.Event) -> None:
-        stores: dict[str, Any] = {slot: PoweredStore(disk, self.power) for slot, disk in self.disks.items()}
+        stores: dict[str, Any] = {
+            slot: self.front(slot, PoweredStore(disk, self.power)) for slot, disk in self.disks.items()
+        }
         environment = self.environment("pool")
         pool_environment = PoweredEnvironment(
             self.world.seed * 1000 + self.starts, self.name, self.folder / "pool", slot="pool", log=self.log
@@ -292,6 +302,10 @@ class Node:
                     up.set()
                     await trio.sleep_forever()
 
+    def end(self) -> None:
+        """From within: what it is doing is cancelled. ``lose_power`` has to follow before it starts again."""
+        self._scope.cancel()
+
     async def lose_power(self) -> None:
         """Now, if it has not gone already. Of what was not synced, a random prefix had reached each disk."""
         self.power.cut()
@@ -322,6 +336,10 @@ class Node:
         """Until everything pending stands in the assembly (nothing here waits for a lock time)."""
         chain = self.consensus.chain
         await until(lambda: len(chain.assembler) >= len(self.pool.pending()))
+
+    @property
+    def on(self) -> bool:
+        return self.name in self.world.up
 
     @property
     def head(self) -> BlockRef:
