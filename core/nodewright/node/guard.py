@@ -11,7 +11,7 @@ Invariants
 - Damage met while reading is told once for each slot, by ``damaged``; it does not stop the node.
 - Everything else of a store passes unchanged. Nothing here is called per transaction.
 
-What a submission cannot put into the pool's journal is no failure: it is answered ``busy`` and nothing of it is kept.
+A full disk under the pool's journal is no failure: the pool keeps what it must and goes on by itself once there is room.
 """
 
 from __future__ import annotations
@@ -69,19 +69,13 @@ class StoreGuard:
             try:
                 return await call(*arguments, **named)
             except StoreError as error:
-                if self.failure is None:
-                    self._fail(slot, error)
+                if self.failure is None and not (slot == POOL and isinstance(error, StoreFull)):
+                    error.args = (f"{slot}: {error}",)
+                    self.failure = error
+                    self._failed(slot, error)
                 raise
 
         return write
-
-    def _fail(self, slot: str, error: StoreError) -> None:
-        sentence = f"{slot}: {error}"
-        if slot == POOL and isinstance(error, StoreFull):  # the journal itself waits for room: a submission can
-            sentence += " and start the node again (nothing acknowledged is lost)"
-        error.args = (sentence,)
-        self.failure = error
-        self._failed(slot, error)
 
     def _reading(self, slot: str, call: Call) -> Call:
         async def read(*arguments: Any, **named: Any) -> Any:

@@ -38,6 +38,7 @@ from nodewright.node.guard import StoreGuard
 from nodewright.node.health import Health
 from nodewright.node.metrics import Registry, add_process_metrics
 from nodewright.node.pool import Pool, PoolLimits
+from nodewright.node.progress import tell_progress
 from nodewright.node.stores import OpenedStore, adapted, check_formats, check_network, open_component, opened_store
 from nodewright.node.supervisor import supervise
 from nodewright.plugins.specs import Dependencies
@@ -188,6 +189,7 @@ class Runtime:
         self.health.watch("consensus", consensus.status)
         handle = self.handle = self._handle()
         async with trio.open_nursery() as chain:
+            chain.start_soon(tell_progress, self._core["events"], self.environment.for_slot("consensus"))
             await chain.start(self._run_consensus)
             if self.transport is not None:
                 chain.start_soon(self._tell_peers, self.transport)

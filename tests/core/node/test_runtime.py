@@ -305,28 +305,32 @@ async def test_a_write_that_fails_while_starting_is_what_the_node_dies_of(story:
     assert story.events[-5:] == CLOSED
 
 
-async def test_a_final_status_that_cannot_be_journalled_stops_the_node(
+async def test_a_journal_that_fails_stops_the_node_and_a_full_one_does_not(
     story: Story, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: Any) -> int:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def failing(number: int) -> Callable[..., int]:
+        def fail(*_: Any) -> int:
+            raise OSError(number, os.strerror(number))
+
+        return fail
 
     runtime = story.runtime()
     with pytest.raises(BaseExceptionGroup) as caught:
         async with trio.open_nursery() as nursery:
             handle = await nursery.start(runtime.run)
             (accepted,) = await handle.pool.submit([story.toy.make(b"1")])
-            monkeypatch.setattr(segment, "write_all", full)
+            monkeypatch.setattr(segment, "write_all", failing(errno.ENOSPC))
             (busy,) = await handle.pool.submit([story.toy.make(b"2")])
             assert busy.kind == "busy" and runtime.health.live, "what was not answered yet waits for room"
-            with pytest.raises(StoreFull):
+            monkeypatch.setattr(segment, "write_all", failing(errno.EIO))
+            with pytest.raises(StoreError, match=r"^pool: "):
                 await handle.consensus.control("mine")
             monkeypatch.undo()
             with pytest.raises(StoreError):  # no later block may be settled where an earlier one is not
                 await story.consensus.pool.settle(committed={accepted.id: BlockRef(2, bytes(32))})
     (cause,) = leaves(caught.value)
-    assert isinstance(cause, StoreFull)
-    assert str(cause).startswith("pool: ") and "start the node again" in str(cause) and "by itself" not in str(cause)
+    assert isinstance(cause, StoreError)
+    assert str(cause).startswith("pool: ") and "check the disk" in str(cause)
     async with trio.open_nursery() as nursery:
         handle = await nursery.start(story.runtime().run)
         assert len(handle.pool) == 1
