@@ -1,0 +1,1 @@
+"""Nightshade: NEAR's sharded consensus. Doomslug finality, chunks by shard, stateless validation."""

@@ -1,0 +1,115 @@
+"""Who checks which chunk: stake cut into mandates, dealt over the shards anew at each height. Pure.
+
+A validator holds floor(stake ÷ price) full mandates and one partial of the rest. Those of all are shuffled, seeded by
+sha256(epoch seed ‖ height), and dealt round over the shards in a shuffled order, so that each shard is checked by about the
+same stake, and nobody knows long before by whom. The generator is ChaCha20 (key: the seed, nonce and counter zero), drawn
+from as little-endian words of 32 bits; a number below n is the high half of word × n, words that would favour some are
+passed over; a shuffle goes from the last place down.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
+from typing import TypeVar
+
+from attrs import frozen
+
+T = TypeVar("T")
+MASK = 0xFFFF_FFFF
+CONSTANTS = struct.unpack("<4I", b"expand 32-byte k")
+QUARTERS = (
+    (0, 4, 8, 12),
+    (1, 5, 9, 13),
+    (2, 6, 10, 14),
+    (3, 7, 11, 15),
+    (0, 5, 10, 15),
+    (1, 6, 11, 12),
+    (2, 7, 8, 13),
+    (3, 4, 9, 14),
+)
+
+
+def chacha20_block(key: bytes, counter: int, nonce: bytes) -> tuple[int, ...]:
+    """One block of the keystream as 16 words. ``counter`` of 64 bits and ``nonce`` of 8 bytes, as its author has it."""
+    low, high = counter & MASK, counter >> 32
+    start = (*CONSTANTS, *struct.unpack("<8I", key), low, high, *struct.unpack("<2I", nonce))
+    x = list(start)
+    for _ in range(10):
+        for a, b, c, d in QUARTERS:
+            for one, other, turned, bits in ((a, b, d, 16), (c, d, b, 12), (a, b, d, 8), (c, d, b, 7)):
+                x[one] = (x[one] + x[other]) & MASK
+                word = x[turned] ^ x[one]
+                x[turned] = ((word << bits) | (word >> (32 - bits))) & MASK
+    return tuple((now + before) & MASK for now, before in zip(x, start, strict=True))
+
+
+def words(seed: bytes) -> Iterator[int]:
+    counter = 0
+    while True:
+        yield from chacha20_block(seed, counter, bytes(8))
+        counter += 1
+
+
+def below(source: Iterator[int], bound: int) -> int:
+    """Evenly from 0 to bound − 1."""
+    zone = ((bound << (32 - bound.bit_length())) - 1) & MASK
+    while True:
+        product = next(source) * bound
+        if product & MASK <= zone:
+            return product >> 32
+
+
+def shuffle(items: list[T], source: Iterator[int]) -> None:
+    for at in range(len(items) - 1, 0, -1):
+        other = below(source, at + 1)
+        items[at], items[other] = items[other], items[at]
+
+
+@frozen
+class Mandates:
+    """``price`` of a full mandate in yoctoNEAR; ``full`` and ``partial`` name validators by their place in the epoch."""
+
+    price: int
+    full: tuple[int, ...]
+    partial: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, stakes: Sequence[int], shards: int, per_shard: int = 68) -> Mandates:
+        price = _price(stakes, shards * per_shard)
+        full = tuple(at for at, stake in enumerate(stakes) for _ in range(stake // price))
+        partial = tuple((at, stake % price) for at, stake in enumerate(stakes) if stake % price)
+        return cls(price, full, partial)
+
+    def assign(self, epoch_seed: bytes, height: int, shards: int) -> list[dict[int, int]]:
+        """For each shard the validators of its chunk at this height, with the stake that each speaks for there."""
+        source = words(sha256(epoch_seed + height.to_bytes(8, "little")).digest())
+        order = list(range(shards))
+        shuffle(order, source)
+        full, partial = list(self.full), list(self.partial)
+        shuffle(full, source)
+        shuffle(partial, source)
+        found: list[dict[int, int]] = [{} for _ in range(shards)]
+        for place, (at, weight) in enumerate([*((at, self.price) for at in full), *partial]):
+            shard = found[order[place % shards]]
+            shard[at] = shard.get(at, 0) + weight
+        return found
+
+
+def _price(stakes: Sequence[int], wanted: int) -> int:
+    """The highest price at which the stakes make at least as many full mandates as wanted (or the price of one yocto)."""
+    low, high = 1, max(1, sum(stakes) // wanted)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if sum(stake // middle for stake in stakes) >= wanted:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def endorsed(assignment: Mapping[int, int], signers: Sequence[int]) -> bool:
+    """Whether these validators are enough for the chunk: at least floor(2/3 of its assigned stake) + 1."""
+    total = sum(assignment.values())
+    return sum(assignment.get(at, 0) for at in set(signers)) >= 2 * total // 3 + 1
