@@ -40,38 +40,14 @@ def compose(profile: Profile, registry: Registry) -> Plan:
     texts = _top_level(profile, problems)
     core = {name: _core_table(profile, name, config, problems) for name, config in CORE_TABLES.items()}
     slots = read_slots(profile, problems)
-    found = {slot.slot: _component(profile, slot, registry, problems) for slot in slots}
-    chosen = {slot: provided for slot, provided in found.items() if provided is not None}
-    configs = {
-        slot.slot: _settings(profile, slot, chosen[slot.slot].value, problems) for slot in slots if slot.slot in chosen
-    }
-    unread = {path for path in _slot_names(profile) if path not in found and _enabled(profile, path)}
+    chosen, configs = _chosen(profile, slots, registry, problems)
+    unread = {path for path in _slot_names(profile) if path not in {s.slot for s in slots} and _enabled(profile, path)}
     for slot in REQUIRED_SLOTS:
-        if slot not in found and slot not in unread:
+        if slot not in {s.slot for s in slots} and slot not in unread:
             known = suggestion("", [provided.name for provided in registry.of_kind(slot)])
             problems.append(f'{profile.source}: a node needs [{slot}]: write  [{slot}]  and under it  use = "NAME"{known}')
-    absent = frozenset(slot for slot in found if slot not in chosen) | unread
-    specs = {slot: provided.value for slot, provided in chosen.items()}
-    named = {slot.slot: references(slot.slot, specs[slot.slot], slot.table) for slot in slots if slot.slot in specs}
-    incomplete = any(wraps(specs[slot]) and not own for slot, own in named.items())
-    wiring, wrong = wire(specs, absent, registry, named, incomplete)
-    problems += [_located(profile, problem) for problem in wrong]
-    if problems:
-        raise ConfigurationError(problems)
-    behind = {reference.slot: slot for slot, own in named.items() for reference in own}
-    components = tuple(
-        PlannedComponent(
-            slot=slot,
-            kind=chosen[slot].value.kind,
-            spec=chosen[slot].value,
-            config=configs[slot],
-            plugin=str(chosen[slot].provider),
-            adapter=wiring.adapters.get(slot),
-            requires=wiring.requires[slot],
-            behind=behind.get(slot),
-        )
-        for slot in wiring.order
-    )
+    absent = frozenset(slot.slot for slot in slots if slot.slot not in chosen) | unread
+    components = _wired(profile, slots, registry, chosen, configs, absent, problems)
     family = texts["family"] or next(component.spec.name for component in components if component.kind == "execution")
     plan = Plan(
         profile=texts["profile"] or Path(profile.source).stem,
@@ -86,6 +62,63 @@ def compose(profile: Profile, registry: Registry) -> Plan:
     if problems:
         raise ConfigurationError(problems)
     return plan
+
+
+def compose_stores(profile: Profile, registry: Registry) -> tuple[PlannedComponent, ...]:
+    """The stores of a profile in opening order, whoever uses them and whatever else there is or is not. Raises
+    ConfigurationError with all problems of theirs."""
+    problems: list[str] = []
+    slots = [slot for slot in read_slots(profile, problems) if slot.kind == "storage"]
+    chosen, configs = _chosen(profile, slots, registry, problems)
+    absent = frozenset(slot.slot for slot in slots if slot.slot not in chosen)
+    return _wired(profile, slots, registry, chosen, configs, absent, problems, alone=True)
+
+
+def _chosen(
+    profile: Profile, slots: list[SlotTable], registry: Registry, problems: list[str]
+) -> tuple[dict[str, Provided[ComponentSpec]], dict[str, Any]]:
+    """Component and settings by slot; no component where there is none, no settings (None) where they are wrong."""
+    found = {slot.slot: _component(profile, slot, registry, problems) for slot in slots}
+    chosen = {slot: provided for slot, provided in found.items() if provided is not None}
+    configs = {
+        slot.slot: _settings(profile, slot, chosen[slot.slot].value, problems) for slot in slots if slot.slot in chosen
+    }
+    return chosen, configs
+
+
+def _wired(
+    profile: Profile,
+    slots: list[SlotTable],
+    registry: Registry,
+    chosen: Mapping[str, Provided[ComponentSpec]],
+    configs: Mapping[str, Any],
+    absent: frozenset[str],
+    problems: list[str],
+    alone: bool = False,
+) -> tuple[PlannedComponent, ...]:
+    """Raises ConfigurationError with ``problems``, and those of the wiring, if there are any. ``alone``: what uses the
+    slots is not among them."""
+    specs = {slot: provided.value for slot, provided in chosen.items()}
+    named = {slot.slot: references(slot.slot, specs[slot.slot], slot.table) for slot in slots if slot.slot in specs}
+    incomplete = alone or any(wraps(specs[slot]) and not own for slot, own in named.items())
+    wiring, wrong = wire(specs, absent, registry, named, incomplete)
+    problems += [_located(profile, problem) for problem in wrong]
+    if problems:
+        raise ConfigurationError(problems)
+    behind = {reference.slot: slot for slot, own in named.items() for reference in own}
+    return tuple(
+        PlannedComponent(
+            slot=slot,
+            kind=chosen[slot].value.kind,
+            spec=chosen[slot].value,
+            config=configs[slot],
+            plugin=str(chosen[slot].provider),
+            adapter=wiring.adapters.get(slot),
+            requires=wiring.requires[slot],
+            behind=behind.get(slot),
+        )
+        for slot in wiring.order
+    )
 
 
 def _path(slot: str) -> KeyPath:

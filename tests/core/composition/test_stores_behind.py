@@ -6,7 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
+from nodewright.composition.compose import compose_stores
 from nodewright.composition.plan import Plan
+from nodewright.config.profile import ProfileText, profile_from_text
+from nodewright.errors import ConfigurationError
+from nodewright.plugins.registry import Registry
 
 Compose = Callable[..., Plan]
 Problems = Callable[..., list[str]]
@@ -117,3 +121,17 @@ def test_a_store_may_name_another_of_another_contract(plan: Compose) -> None:
 )
 def test_one_thing_wrong(problems: Problems, text: str, expected: str) -> None:
     assert problems(text) == [expected]
+
+
+def test_stores_alone(registry: Callable[..., Registry]) -> None:
+    """What measures stores takes them from a profile that is no whole node."""
+    text = '[stores.front]\nuse = "wrap"\ninner = "base"\n[stores.base]\nuse = "disk"\n[execution]\nuse = "no-such"\n'
+
+    def composed(*overrides: str) -> list[tuple[str, str | None]]:
+        profile = profile_from_text(text, "mine.toml", lambda name: ProfileText("", name, None), overrides)
+        return [(store.slot, store.behind) for store in compose_stores(profile, registry())]
+
+    assert composed() == [("stores.base", "stores.front"), ("stores.front", None)]
+    assert composed("stores.more.use=heap")[-1] == ("stores.more", None)
+    with pytest.raises(ConfigurationError, match="cache_mib: must be at least 1"):
+        composed("stores.base.cache_mib=0")
