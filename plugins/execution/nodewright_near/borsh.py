@@ -4,8 +4,8 @@ A structure is an attrs class decorated with ``struct``; each annotation is ``An
 to ``U128``, ``Flag`` are such) or another structure. An enum is an ``Enum`` codec over structures by tag.
 
 Invariants: ``decode`` accepts exactly what ``encode`` writes: no trailing byte, no second form of a value (flags and
-options are 0 or 1, text is valid UTF-8). A count is compared with its bound and with the bytes that are left before anything is
-allocated for it. Everything else raises ``Malformed``.
+options are 0 or 1, text is valid UTF-8). A count is compared with its bound and with the bytes that are left before
+anything is allocated for it. Everything else raises ``Malformed``.
 """
 
 from __future__ import annotations

@@ -263,7 +263,8 @@ CHUNK_INNER: Final = Enum({3: ChunkInner}, {0: "ShardChunkHeaderInnerV1", 1: "V2
 
 
 def chunk_hash_v1(inner: ChunkInnerV1) -> bytes:
-    return combine(hash256(encode(inner)), inner.encoded_merkle_root)
+    """The first version hashes its inner header alone."""
+    return hash256(encode(inner))
 
 
 @struct

@@ -1,7 +1,8 @@
 """What every structure of NEAR is made of: hashes, account names, keys, signatures, and their text forms.
 
 A public key is its Borsh form (tag ‖ key: 33 bytes for Ed25519, 65 for secp256k1); a signature likewise (65 or 66 bytes).
-An account name is ``str``: 2 to 64 characters, parts of lower-case letters and digits joined by one ``-``, ``_`` or ``.`` each.
+An account name is ``str``: 2 to 64 characters, parts of lower-case letters and digits joined by one ``-``, ``_`` or ``.``
+each.
 """
 
 from __future__ import annotations
