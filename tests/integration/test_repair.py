@@ -21,7 +21,7 @@ ATTEMPTS = 3
 
 def hand_out_in_any_order(pool: Any, dice: random.Random, most: int) -> None:
     """Batches of at most ``most``, children before parents and across batches too."""
-    queue = pool._ready
+    queue = pool._held.ready
     real = queue.take
 
     def take(max_count: int) -> list[Any]:

@@ -255,3 +255,13 @@ class Execution(Protocol):
     async def query(self, view: View, kind: str, **arguments: Any) -> Any:
         """Family reads by name (``balance``, ``outputs``, ``access_key`` …): each documented by the plugin. Raises
         ``nodewright.errors.Pruned`` for a block no longer held, ``UnknownQuery`` for a name it does not have."""
+
+
+@runtime_checkable
+class Upgrading(Protocol):
+    """Of an execution whose rules for transactions change with the height; one without it has the same rules for ever."""
+
+    async def outdated(self) -> Sequence[bytes]:
+        """Ids of reservations that were judged by other rules than those of the block after the applied one: an upgrade's
+        height was passed since, in either direction. The pool releases them and offers them again. O(1) where there are
+        none."""

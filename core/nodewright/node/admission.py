@@ -137,6 +137,11 @@ class Admitter:
         async with self._lock:
             yield self._number
 
+    async def offer(self, txs: Sequence[bytes]) -> list[Admission]:
+        """For who holds ``idle``: nothing else is admitted meanwhile."""
+        assert self.head is not None
+        return await self._execution.admit(txs, self.head(), int(self._environment.now()))
+
     async def admit(self, txs: Sequence[bytes], groups: Sequence[int] = ()) -> tuple[list[Admission], int, list[int]]:
         """Answers, the number of this admission, and the positions of those admitted at the second try, in order.
 

@@ -1,7 +1,7 @@
 """The transaction pool: implements ``nodewright.interfaces.TransactionPool`` over a journal.
 
-A batch goes through: wait → ``execution.admit`` → journal, synced → ``execution.confirm`` → pending and ready → answer. The
-next batch is in ``admit`` while this one is in the journal; batches are journalled and confirmed in the order admitted.
+``intake`` takes transactions in, ``held`` is what is held of them, ``pooljournal`` what is on the disk. Here: the contract,
+final statuses, and what happens when the ground moves under pending ones (restart, reorganisation, new rules, expiry).
 
 Invariants
 - A transaction is answered ``Admitted`` only when its bytes are synced in the journal (or it was pending or committed
@@ -9,41 +9,48 @@ Invariants
 - Every accepted id is pending or has a final status, until ``status_retention_seconds`` after the final status.
 - The journal at any instant, replayed in order, gives the pending set and the kept statuses: a final status is put in the
   journal in the same step (no ``await`` between) that takes the transaction out of the pending ones.
+- A full disk changes what is answered, never what is held: ``submit`` is busy; ``settle`` keeps statuses in memory until
+  the journal takes them; ``restore`` holds the transactions as pending and raises StoreFull, so that its caller keeps what
+  it needs to restore them after a crash, and calls again. A full UTXO store leaves journalled ones reserved in memory.
+- Every pending transaction is reserved by the execution, or in limbo: offered again after a restart and when the rules
+  that it was judged by have changed (``interfaces.execution.Upgrading``), before anything newer is admitted.
 - After a restart, everything accepted and not final is offered to the execution again, in order, before consensus
-  recovers; what is refused then is offered again after it, and only then rejected, with the reason.
+  recovers; what is refused then is offered again after it, and only then rejected, with the reason. What a block turns
+  out to hold (its status was lost with a full disk) is committed.
+- What gave way to a transaction that itself gives way, or is rejected, is offered again (``displaced``).
 - ``bytes_used`` is the sum over pending; with what waits and OVERHEAD_BYTES for each it stays at most ``max_bytes``, except
   for what a restart or a reorganisation brings back.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import trio
-from attrs import evolve, frozen
+from attrs import frozen
 
-from nodewright.errors import NodewrightError, StoreFull
-from nodewright.interfaces.common import Admission, Admitted, BlockRef, Location, Refused
+from nodewright.errors import NodewrightError, StoreError, StoreFull
+from nodewright.interfaces.common import Admission, Admitted, BlockRef, Refused
 from nodewright.interfaces.environment import Environment
-from nodewright.interfaces.execution import Candidate, Execution
+from nodewright.interfaces.execution import Candidate, Execution, Upgrading
 from nodewright.interfaces.pool import TransactionStatus
 from nodewright.interfaces.service import EventLog, Metrics
-from nodewright.node.admission import OVERHEAD_BYTES, Admitter, Batch, Waiting, as_known, busy, refuse, settled_meanwhile
-from nodewright.node.expiry import ExpiryQueue
+from nodewright.node.admission import OVERHEAD_BYTES, Batch, Waiting, busy
 from nodewright.node.health import Health
+from nodewright.node.held import EXPIRY_SECONDS, Held
+from nodewright.node.intake import Intake, Locate
 from nodewright.node.journal import SegmentLog
 from nodewright.node.poolevents import PoolEvents
-from nodewright.node.pooljournal import replay, rewrite
-from nodewright.node.ready import ReadyQueue, first_candidates
-from nodewright.node.records import AdmittedRecord, FinalRecord, encode_admitted, encode_final
+from nodewright.node.pooljournal import PoolJournal, replay, rewrite
+from nodewright.node.ready import first_candidates
+from nodewright.node.records import FinalRecord
 from nodewright.node.statuses import FinalStatuses
 
-Locate = Callable[[Sequence[bytes]], Awaitable[list[Location | None]]]
 STATUS_CHUNK = 50_000
 READMIT_BATCH = 2048
-EXPIRY_SECONDS = 1.0
+SAVE_AGAIN_SECONDS = 1.0
 
 
 @frozen(kw_only=True)
@@ -76,25 +83,22 @@ class Pool:
         self._log = log
         self._limits = limits
         self._events = events
-        self._pending: dict[bytes, Admitted] = {}
-        self._ready = ReadyQueue(self._pending)
-        self._readied = trio.Event()
         self._final = FinalStatuses(limits.status_retention_seconds, limits.status_max_count)
-        self._bytes = 0
+        self._held = Held(environment, self._final)
+        self._pending = self._held.pending
+        self._journal = PoolJournal(log, self._final, limits.status_max_count, self._held.waits)
         self._waiting = Waiting(limits.batch_count, limits.batch_bytes)
-        self._admitter = Admitter(environment, execution)
-        self._locate: Locate | None = None
-        # Accepted before a restart and not yet taken up again by the execution: id → (raw, the last refusal).
-        self._limbo: dict[bytes, tuple[bytes, Refused | None]] = {}
-        self._journal_lock = trio.Lock()
-        # Being journalled: a final status that comes meanwhile takes them out, so that they never become pending.
-        self._in_journal: dict[bytes, Admitted] = {}
-        # Released because the journal refused them or what they stand on: id → number of the last admission before it.
-        self._released: dict[bytes, int] = {}
+        self._intake = Intake(
+            environment,
+            execution,
+            self._held,
+            self._journal,
+            events,
+            self._waiting,
+            self._finish_rejected,
+            self._compact,
+        )
         self._compact_at = limits.compact_bytes
-        self._expiry = ExpiryQueue(EXPIRY_SECONDS)
-        self._expires = trio.Event()
-        self._closing = False
 
     # --- lifetime -----------------------------------------------------------------------------------------------------
 
@@ -119,41 +123,38 @@ class Pool:
             await pool._replay()
             applied = await execution.applied()
             if applied is not None:
-                pool._admitter.head = lambda: applied
-                await pool._readmit()
+                pool._intake.admitter.head = lambda: applied
+                await pool._intake.offer_limbo()
             pool._events.observe(pool)
             sender, receiver = trio.open_memory_channel[Batch](0)
             try:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(pool._admit_batches, sender)
-                    nursery.start_soon(pool._journal_batches, receiver, nursery.cancel_scope)
+                    nursery.start_soon(pool._intake.admit_batches, sender)
+                    nursery.start_soon(pool._intake.journal_batches, receiver, nursery.cancel_scope)
                     nursery.start_soon(pool._expire)
+                    nursery.start_soon(pool._save_late)
                     yield pool
-                    pool._closing = True
+                    pool._intake.closing = True
                     pool._waiting.close()
             finally:
-                pool._closing = True
+                pool._intake.closing = True
                 pool._waiting.fail(NodewrightError("the node is stopping"))
+                with trio.CancelScope(shield=True):
+                    await pool._save()
 
     def attach(self, head: Callable[[], BlockRef], locate: Locate | None = None) -> None:
         """From now on transactions are checked against ``head()``; ``locate`` tells what is in a block already."""
-        self._admitter.head = head
-        self._locate = locate
+        self._intake.admitter.head = head
+        self._intake.locate = locate
 
     async def recovered(self) -> None:
         """Consensus stands at its head: what the execution still refuses of the journal's transactions is rejected."""
-        await self._readmit()
-        rejected: dict[bytes, str] = {}
-        replaced: dict[bytes, bytes] = {}
-        for id, (_, answer) in self._limbo.items():
-            winner = answer.data.get("winner") if answer is not None and answer.kind == "conflict" else None
-            if isinstance(winner, bytes):
-                replaced[id] = winner
-            elif answer is not None:
-                rejected[id] = f"after a restart: {answer.code}: {answer.message}"
-        if rejected or replaced:
-            self._events.evicted([*rejected, *replaced], "no longer valid after a restart")
-            await self.settle(rejected=rejected, replaced=replaced)
+        limbo = self._held.limbo
+        await self._intake.offer_limbo()
+        await self._settle_mined([*limbo.known, *limbo.ids()])
+        limbo.known = []
+        await self._settle_refused("no longer valid after a restart", "after a restart: ")
+        await self._rejudge()
         released = await self._execution.release_unclaimed()
         if released:
             self._environment.logger.warning(
@@ -167,7 +168,7 @@ class Pool:
         if not count:
             await trio.lowlevel.checkpoint()
             return []
-        if self._closing:
+        if self._intake.closing:
             await trio.lowlevel.checkpoint()
             return busy(count, message="the node is stopping")
         size = sum(map(len, txs)) + OVERHEAD_BYTES * count
@@ -196,33 +197,28 @@ class Pool:
         return submission.answers
 
     async def status(self, ids: Sequence[bytes]) -> list[TransactionStatus | None]:
-        pending, limbo, final = self._pending, self._limbo, self._final
         await trio.lowlevel.checkpoint()
-        return [TransactionStatus(id, "pending") if id in pending or id in limbo else final.get(id) for id in ids]
+        return [self._held.status(id) for id in ids]
 
     async def take(self, max_count: int) -> list[Candidate]:
         if max_count < 1:
             raise ValueError("max_count must be at least 1")
         await trio.lowlevel.checkpoint()
-        while not (chosen := self._ready.take(max_count)):
-            self._readied = trio.Event()
-            await self._readied.wait()
+        held = self._held
+        while not (chosen := held.ready.take(max_count)):
+            held.readied = trio.Event()
+            await held.readied.wait()
         return chosen
 
     def give_back(self, ids: Sequence[bytes]) -> None:
-        if self._ready.give_back(ids):
-            self._readied.set()
+        if self._held.ready.give_back(ids):
+            self._held.readied.set()
 
     def pending(self, limit: int = 100_000) -> list[Candidate]:
         return first_candidates(self._pending, limit)
 
     def bodies(self, ids: Sequence[bytes]) -> list[bytes | None]:
-        pending, limbo = self._pending, self._limbo
-        found: list[bytes | None] = []
-        for id in ids:
-            item = pending.get(id)
-            found.append(item.raw if item is not None else limbo[id][0] if id in limbo else None)
-        return found
+        return self._held.bodies(ids)
 
     async def settle(
         self,
@@ -243,295 +239,184 @@ class Pool:
             for start in range(0, len(ids), STATUS_CHUNK):
                 await self._finish(FinalRecord(now, "committed", ids[start : start + STATUS_CHUNK], block))
         if replaced:
-            display = self._events.display
-            ids = list(replaced)
-            await self._finish(FinalRecord(now, "replaced", ids, details=[display(replaced[id]) for id in ids]))
-        if rejected:
-            await self._reject(dict(rejected), now)
+            await self._replace(replaced, {})
+        gone = [*(replaced or ()), *(await self._reject(dict(rejected)) if rejected else ())]
+        if gone:
+            await self._reconsider(gone)
+        await self._rejudge()
 
     async def restore(self, transactions: Sequence[tuple[bytes, bytes]]) -> list[Admission]:
         if not transactions:
             await trio.lowlevel.checkpoint()
             return []
-        answers: list[Admission] = []
-        for start in range(0, len(transactions), READMIT_BATCH):
-            part, *_ = await self._admitter.admit([raw for _, raw in transactions[start : start + READMIT_BATCH]])
-            answers += part
-        async with self._journal_lock:
-            fresh = {
-                answer.id: answer for answer in answers if isinstance(answer, Admitted) and answer.id not in self._pending
-            }
-            if fresh:
-                items = [evolve(item, known=False) if item.known else item for item in fresh.values()]
-                # Of such records a later one is read back before an earlier one: the last transactions are written first.
-                now, parts = self._environment.now(), range(0, len(items), READMIT_BATCH)
-                pieces = [items[start : start + READMIT_BATCH] for start in reversed(parts)]
-                records = [
-                    AdmittedRecord(now, [one.id for one in piece], [one.raw for one in piece], True) for piece in pieces
-                ]
-                try:
-                    await self._log.append([encode_admitted(record) for record in records])
-                except StoreFull:
-                    await self._release(list(fresh))
-                    raise
-                await self._execution.confirm(list(fresh))
-                self._hold(items, first=True)
+        answers = await self._intake.take_back(transactions, READMIT_BATCH, first=True)
+        await self._rejudge()
         return answers
 
     def __len__(self) -> int:
-        return len(self._pending) + len(self._limbo)
+        return len(self._held)
 
     @property
     def bytes_used(self) -> int:
-        return self._bytes
-
-    # --- from waiting to pending --------------------------------------------------------------------------------------
+        return self._held.bytes_used
 
     def _room(self) -> int:
-        held = self._bytes + OVERHEAD_BYTES * len(self._pending)
+        held = self._held.bytes_used + OVERHEAD_BYTES * len(self._pending)
         return self._limits.max_bytes - held - self._waiting.bytes_used
-
-    async def _admit_batches(self, sender: trio.MemorySendChannel[Batch]) -> None:
-        # Not ``async with``: its checkpoint would be cancelled when the other side ends, and hide an error raised here.
-        with sender:
-            while (batch := await self._waiting.next()) is not None:
-                try:
-                    batch.final_mark = self._final.last_number
-                    groups = [len(submission.txs) for submission in batch.submissions]
-                    batch.answers, batch.number, batch.late = await self._admitter.admit(batch.txs, groups)
-                    await sender.send(batch)
-                except BaseException:
-                    self._fail(batch)
-                    raise
-
-    async def _journal_batches(self, receiver: trio.MemoryReceiveChannel[Batch], scope: trio.CancelScope) -> None:
-        async for batch in receiver:
-            try:
-                async with self._journal_lock:
-                    await self._journal(batch)
-                    await self._compact()
-            except BaseException:
-                self._fail(batch)
-                raise
-            self._waiting.finished(batch)
-            batch.answer()
-        scope.cancel()  # closed and empty: the expiry ends too
-
-    def _fail(self, batch: Batch) -> None:
-        """Nothing more is journalled: whoever waits, or comes, must not wait for it."""
-        self._closing = True
-        for submission in batch.submissions:
-            submission.error = NodewrightError("the node is stopping")
-            submission.done.set()
-        self._waiting.fail(NodewrightError("the node is stopping"))
-
-    async def _journal(self, batch: Batch) -> None:
-        fresh, refusals = await self._sort(batch)
-        if fresh:
-            items, ids = list(fresh.values()), list(fresh)
-            record = encode_admitted(AdmittedRecord(self._environment.now(), ids, [item.raw for item in items]))
-            self._in_journal = fresh.copy()
-            try:
-                await self._log.append([record])
-                await self._execution.confirm(ids)
-                kept = self._in_journal
-                self._hold(items if len(kept) == len(items) else list(kept.values()))
-                self._events.store_works()
-            except StoreFull as error:
-                self._events.store_full(str(error))
-                await self._release(ids)
-                refuse(batch, fresh)
-                return
-            finally:
-                self._in_journal = {}
-        self._events.batch(batch, fresh, refusals)
-
-    async def _sort(self, batch: Batch) -> tuple[dict[bytes, Admitted], list[Refused]]:
-        """What is new, and what is refused for good. Puts into ``batch.answers`` what the pool knows better."""
-        answers, txs, pending = batch.answers, batch.txs, self._pending
-        fresh: dict[bytes, Admitted] = {}
-        held_elsewhere: list[Admitted] = []
-        refused: list[int] = []
-        if self._released:
-            refuse(batch, {id: None for id, number in self._released.items() if number >= batch.number})
-            self._released = {id: number for id, number in self._released.items() if number > batch.number}
-        if self._final.last_number > batch.final_mark:
-            settled_meanwhile(batch, self._final)
-        for at, answer in batch.in_order():
-            if type(answer) is Admitted:
-                id = answer.id
-                if id in pending or id in fresh:
-                    if not answer.known:
-                        answers[at] = as_known(id, answer, txs[at])
-                elif answer.known:
-                    held_elsewhere.append(answer)
-                else:
-                    fresh[id] = answer
-            else:
-                refused.append(at)
-        if held_elsewhere:
-            for item in await self._lost(held_elsewhere):
-                fresh.setdefault(item.id, evolve(item, known=False))
-        refusals: list[Refused] = []
-        for at in refused:
-            answer = answers[at]
-            assert isinstance(answer, Refused)
-            known = answer.id
-            if known is not None and (known in pending or known in fresh or self._final.committed(known)):
-                answers[at] = as_known(known, answer, txs[at])
-            else:
-                refusals.append(answer)
-        return fresh, refusals
-
-    async def _lost(self, known: Sequence[Admitted]) -> list[Admitted]:
-        """Those that the execution holds and no block does: taken up like new ones, or they would wait for ever."""
-        asked = [item for item in known if not self._final.committed(item.id)]
-        if not asked or self._locate is None:
-            return []
-        places = await self._locate([item.id for item in asked])
-        return [item for item, place in zip(asked, places, strict=True) if place is None or place.block is None]
-
-    async def _release(self, ids: Sequence[bytes]) -> None:
-        """The journal did not take these: their reservations go, and with them all that was admitted on top of them by
-        now, which ``_sort`` refuses when its turn comes."""
-        async with self._admitter.idle() as number:
-            released = await self._execution.release(ids)
-            self._released.update(dict.fromkeys([*ids, *released], number))
-
-    def _hold(self, items: Sequence[Admitted], first: bool = False) -> None:
-        held = [(item.id, item) for item in items]
-        if first:  # restored ones are older than all that is pending, and may be parents of it
-            held += self._pending.items()
-            self._pending.clear()
-            for item in items:
-                self._limbo.pop(item.id, None)
-        self._pending.update(held)
-        for item in items:
-            self._bytes += len(item.raw)
-            if item.expires_at is not None:
-                self._expiry.add(item.expires_at, item)
-        if len(self._final):
-            for item in items:
-                self._final.forget(item.id)
-        if first:
-            self._ready.add_first(items)
-        else:
-            self._ready.add(items)
-        if self._expiry:
-            self._expires.set()
-        self._readied.set()
 
     # --- final statuses -----------------------------------------------------------------------------------------------
 
-    async def _finish(self, record: FinalRecord) -> list[bytes]:
-        """One final status for many; returns those that were pending. Journalled and synced on return."""
-        were = self._drop(record.ids)
+    async def _finish(self, record: FinalRecord) -> None:
+        """One final status for many. Journalled and synced on return, or kept until the journal has room."""
+        self._held.drop(record.ids)
         self._final.record(record, record.time)
-        await self._log.append([encode_final(record)])
-        return were
+        full = await self._journal.finish(record)
+        if full is not None:
+            self._events.store_full(str(full))
 
-    def _drop(self, ids: Sequence[bytes]) -> list[bytes]:
-        pending, limbo = self._pending, self._limbo
-        were = []
-        freed = 0
-        for id in ids:
-            item = pending.pop(id, None)
-            if item is not None:
-                freed += len(item.raw)
-                were.append(id)
-        if self._in_journal:
-            for id in ids:
-                self._in_journal.pop(id, None)
-        if limbo:
-            for id in ids:
-                if limbo.pop(id, None) is not None:
-                    were.append(id)
-        self._bytes -= freed
-        self._ready.drop(were)
-        self._ready.compact()
-        return were
+    async def _finish_rejected(self, reasons: Mapping[bytes, str]) -> None:
+        ids = list(reasons)
+        await self._finish(FinalRecord(self._environment.now(), "rejected", ids, details=[reasons[id] for id in ids]))
 
-    async def _reject(self, reasons: dict[bytes, str], now: float) -> None:
-        """Their reservations go, and with them what depends on them."""
-        held = [id for id in reasons if id in self._pending or id in self._limbo]
+    async def _reject(self, reasons: dict[bytes, str]) -> list[bytes]:
+        """Their reservations go, and with them what depends on them. All their ids."""
+        held = [id for id in reasons if self._held.waits(id)]
         if held:
             dependent = [id for id in await self._execution.release(held) if id in self._pending and id not in reasons]
             if dependent:
                 text = "depends on a transaction that was rejected"
                 self._events.evicted(dependent, text)
                 reasons.update(dict.fromkeys(dependent, text))
-        ids = list(reasons)
-        await self._finish(FinalRecord(now, "rejected", ids, details=[reasons[id] for id in ids]))
+        await self._finish_rejected(reasons)
+        return list(reasons)
+
+    async def _replace(self, winners: Mapping[bytes, bytes], raws: Mapping[bytes, bytes]) -> None:
+        """``raws`` has those that are not pending."""
+        display = self._events.display
+        names = {id: display(winner) for id, winner in winners.items()}
+        self._held.displace(names, raws)
+        record = FinalRecord(self._environment.now(), "replaced", list(names), details=list(names.values()))
+        await self._finish(record)
+
+    async def _reconsider(self, gone: Sequence[bytes]) -> None:
+        """What gave way to these is offered again, and what gave way to that, as long as something has. It stands behind
+        all that is pending: its parents may be there, its children gave way with it."""
+        display = self._events.display
+        while back := self._held.displaced.take([display(id) for id in gone]):
+            try:
+                answers = await self._intake.take_back(back, READMIT_BATCH, first=False)
+            except StoreFull:
+                return  # pending for now; should the node crash first, replaced as it was
+            winners = {
+                id: winner
+                for (id, _), answer in zip(back, answers, strict=True)
+                if isinstance(answer, Refused) and isinstance(winner := answer.data.get("winner"), bytes)
+            }
+            if winners:
+                await self._replace(winners, dict(back))
+            count = sum(isinstance(answer, Admitted) for answer in answers)
+            self._environment.logger.info("what they gave way to gave way itself", offered=len(back), pending=count)
+            gone = list(winners)
 
     async def _expire(self) -> None:
         """Runs for the node's life; wakes only where a pending transaction can expire."""
+        held = self._held
         while True:
-            while not self._expiry:
-                self._expires = trio.Event()
-                await self._expires.wait()
+            while not held.expiry:
+                held.expires = trio.Event()
+                await held.expires.wait()
             now = self._environment.now()
-            due = self._expiry.due(now, self._pending, self._ready.is_taken)
+            due = held.expiry.due(now, self._pending, held.ready.is_taken)
             if due:
                 await self._expired(due, now)
             await self._environment.sleep(EXPIRY_SECONDS)
 
     async def _expired(self, due: list[bytes], now: float) -> None:
-        self._ready.withhold(due)
+        self._held.ready.withhold(due)
         released = await self._execution.release(due)
         dependent = [id for id in released if id in self._pending and id not in set(due)]
         self._events.evicted([*due, *dependent], "expired, or depends on one that did")
         await self._finish(FinalRecord(now, "expired", [id for id in due if id in self._pending]))
         if dependent:
-            text = "depends on a transaction that expired"
-            await self._finish(FinalRecord(now, "rejected", dependent, details=[text] * len(dependent)))
+            await self._finish_rejected(dict.fromkeys(dependent, "depends on a transaction that expired"))
+        await self._reconsider([*due, *dependent])
+
+    # --- offered again ------------------------------------------------------------------------------------------------
+
+    async def _settle_mined(self, ids: Sequence[bytes]) -> None:
+        """A crash may have lost the status of what a block holds."""
+        locate = self._intake.locate
+        asked = [id for id in ids if self._held.waits(id)]
+        for start in range(0, len(asked) if locate is not None else 0, STATUS_CHUNK):
+            assert locate is not None
+            part = asked[start : start + STATUS_CHUNK]
+            places = await locate(part)
+            mined = {id: place.block for id, place in zip(part, places, strict=True) if place is not None and place.block}
+            if mined:
+                await self.settle(committed=mined)
+
+    async def _settle_refused(self, event: str, prefix: str) -> None:
+        """What is still in limbo gets its final status."""
+        reasons, winners = self._held.limbo.refusals()
+        if reasons or winners:
+            self._events.evicted([*reasons, *winners], event)
+            await self.settle(rejected={id: prefix + text for id, text in reasons.items()}, replaced=winners)
+
+    async def _rejudge(self) -> None:
+        """The next block has other rules than those that reservations were judged by: all of those are judged again, and
+        nothing newer is admitted before. What is on its way into the journal is refused as busy."""
+        held, execution = self._held, self._execution
+        if not isinstance(execution, Upgrading) or len(held.limbo) or not await execution.outdated():
+            return
+        async with self._intake.lock, self._intake.admitter.idle() as number:
+            released = await self._execution.release(await execution.outdated())
+            self._intake.refuse_later([id for id in released if id not in self._pending], number)
+            count = held.set_aside(released)
+            self._environment.logger.info("the rules change with the next block: judging again", count=count)
+            await self._intake.offer_limbo(self._intake.admitter.offer)
+        await self._settle_refused("no longer valid under the rules of the next block", "the rules changed: ")
 
     # --- the journal --------------------------------------------------------------------------------------------------
 
     async def _replay(self) -> None:
-        raws = await replay(self._log, self._final, self._environment.now())
-        self._limbo = {id: (raw, None) for id, raw in raws.items()}
+        raws = await replay(self._log, self._final, self._environment.now(), self._held.displaced)
+        self._held.limbo.put(raws.items())
         if raws or len(self._final):
             self._environment.logger.info("journal read", pending=len(raws), final=len(self._final))
 
-    async def _readmit(self) -> None:
-        """Offer what is in limbo to the execution, in order; then what misses a parent again, as long as that helps."""
-        left = list(self._limbo)
-        while left:
-            again: list[bytes] = []
-            taken = 0
-            for start in range(0, len(left), READMIT_BATCH):
-                part = [(id, self._limbo[id][0]) for id in left[start : start + READMIT_BATCH] if id in self._limbo]
-                if not part:
-                    continue
-                answers, *_ = await self._admitter.admit([raw for _, raw in part])
-                admitted: list[Admitted] = []
-                for (id, raw), answer in zip(part, answers, strict=True):
-                    if isinstance(answer, Refused):
-                        self._limbo[id] = (raw, answer)
-                        if answer.kind == "missing":
-                            again.append(id)
-                    elif id in self._limbo:
-                        admitted.append(evolve(answer, id=id, known=False))
-                await self._execution.confirm([item.id for item in admitted])
-                still = [item for item in admitted if self._limbo.pop(item.id, None) is not None]
-                self._hold(still)
-                taken += len(still)
-            if not taken:
-                return
-            left = again
+    async def _save_late(self) -> None:
+        """Runs for the node's life: final statuses that the journal had no room for."""
+        while True:
+            await self._journal.behind.wait()
+            await self._environment.sleep(SAVE_AGAIN_SECONDS)
+            await self._save()
+
+    async def _save(self) -> None:
+        unsaved = self._journal.unsaved
+        if not unsaved:
+            return
+        try:
+            await self._journal.append(())
+        except StoreError as error:
+            self._events.store_full(str(error))
+            if self._intake.closing:
+                text = "final statuses are not in the journal, the next start finds them again"
+                self._environment.logger.error(text, count=unsaved, reason=str(error))
+        else:
+            self._intake.works()
 
     async def _compact(self) -> None:
         """Rewrite what is alive to the journal's end and drop what stands before, once most of it is final. Under the
         journal's lock: no batch is between the journal and the pending ones. Amortised, each byte is written twice."""
         if self._log.bytes_used < self._compact_at:
             return
-        alive = self._bytes + 40 * (len(self._pending) + len(self._final))
+        alive = self._held.bytes_used + 40 * (len(self._pending) + len(self._final))
         self._compact_at = max(self._limits.compact_bytes, 3 * alive)
-        if self._log.bytes_used < self._compact_at or self._limbo:
+        if self._log.bytes_used < self._compact_at or len(self._held.limbo):
             return
         before = self._log.bytes_used
         try:
-            first = await rewrite(self._log, self._final, self._pending, self._environment.now)
+            first = await rewrite(self._log, self._final, self._pending, self._environment.now, self._held.displaced)
         except StoreFull:
             return  # nothing is dropped; tried again when there is room
         await self._log.drop_before(first)

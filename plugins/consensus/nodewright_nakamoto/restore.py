@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from nodewright.errors import StoreFull
 from nodewright.interfaces.common import Admitted, Refused
 from nodewright_nakamoto.assembler import Leaf
 from nodewright_nakamoto.chainindex import Node
@@ -42,7 +43,12 @@ class Restorer:
             block, _ = await chain.read_block(node)
             for bundle in block.subtrees:
                 await self._collect(bundle, pairs)
-        leaves = await self._restore(list(pairs.items())) if pairs else []
+        try:
+            leaves = await self._restore(list(pairs.items())) if pairs else []
+        except StoreFull as error:
+            # Pending in the pool, and not in its journal: the list stays until they are, with the next block at the latest.
+            chain.environment.logger.warning("restored transactions are not in the journal yet", reason=str(error))
+            return
         if leaves:
             front = {leaf.id for leaf in leaves}
             chain.assembler.rebuild([*leaves, *(leaf for leaf in chain.assembler.leaves() if leaf.id not in front)])

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from pathlib import Path
-from types import ModuleType
 from typing import Any, TypeVar
 
 import pytest
 import trio
 import trio.testing
 
-from nodewright.environment import NodeEnvironment
 from nodewright.errors import NodewrightError
-from nodewright.interfaces import Admitted, BlockRef, ChainEvent, Refused, TransactionPool
+from nodewright.interfaces import Admitted, BlockRef, Refused, TransactionPool
 from nodewright.node import segment as files
-from nodewright.node.events import Events
-from nodewright.node.metrics import Registry
-from nodewright.node.pool import Pool, PoolLimits
+from nodewright.node.pool import Pool
 from nodewright.node.pooljournal import rewrite
 
 T = TypeVar("T")
@@ -28,89 +21,11 @@ HEAD = BlockRef(0, bytes(32))
 BLOCK = BlockRef(1, b"\x01" * 32)
 
 
-class Clock(NodeEnvironment):
-    """The node's environment with a clock that a test moves. ``inline``: no threads, for tests under virtual time."""
-
-    time = 1000.0
-    inline = False
-
-    async def offload(self, function: Callable[..., T], *arguments: Any) -> T:
-        if self.inline:
-            await trio.lowlevel.checkpoint()
-            return function(*arguments)
-        return await super().offload(function, *arguments)
-
-    def now(self) -> float:
-        return self.time
-
-
-class Bench:
-    """A pool over the toy execution, with all that it needs, in one folder."""
-
-    def __init__(self, toy: ModuleType, folder: Path) -> None:
-        self.toy = toy
-        self.folder = folder
-        self.environment = Clock("test", folder, threads=4)
-        self.execution: Any = None
-        self.events: Any = None
-        self.metrics = Registry()
-
-    @asynccontextmanager
-    async def pool(self, recovered: bool = True, execution: Any = None, **limits: Any) -> AsyncIterator[Pool]:
-        self.execution = execution or self.toy.ToyExecution()
-        self.execution.head = HEAD
-        async with (
-            Events.open(self.environment, self.folder / "events") as self.events,
-            Pool.open(
-                self.environment,
-                self.folder / "journal",
-                self.execution,
-                self.events,
-                self.metrics,
-                PoolLimits(**limits),
-            ) as pool,
-        ):
-            if recovered:
-                pool.attach(lambda: HEAD)
-                await pool.recovered()
-            yield pool
-
-    def make(self, count: int, prefix: bytes = b"p", **options: Any) -> tuple[list[bytes], list[bytes]]:
-        raws = [self.toy.make(prefix + b"%d" % number, **options) for number in range(count)]
-        return raws, [self.toy.id_of(raw) for raw in raws]
-
-    def chain(self, count: int, prefix: bytes = b"c") -> tuple[list[bytes], list[bytes]]:
-        """Each the child of the one before."""
-        raws: list[bytes] = []
-        parent = bytes(32)
-        for number in range(count):
-            raws.append(self.toy.make(prefix + b"%d" % number, parent))
-            parent = self.toy.id_of(raws[-1])
-        return raws, [self.toy.id_of(raw) for raw in raws]
-
-    async def told(self, kind: str) -> list[dict[str, Any]]:
-        """Every event of a kind so far."""
-        last, found = self.events.last_sequence, []
-        if last:
-            async for event in self.events.subscribe(0):
-                if isinstance(event, ChainEvent):
-                    if event.kind == kind:
-                        found.append(dict(event.data))
-                    if event.sequence >= last:
-                        break
-        return found
-
-
-@pytest.fixture
-def bench(toy: ModuleType, tmp_path: Path) -> Bench:
-    return Bench(toy, tmp_path)
-
-
 async def names(pool: Pool, ids: list[bytes]) -> list[str | None]:
     return [status.status if status else None for status in await pool.status(ids)]
 
 
-async def test_submit_take_settle(bench: Bench) -> None:
+async def test_submit_take_settle(bench: Any) -> None:
     raws, ids = bench.make(5)
     async with bench.pool() as pool:
         assert isinstance(pool, TransactionPool)
@@ -137,7 +52,7 @@ async def test_submit_take_settle(bench: Bench) -> None:
         assert [item.id for item in await pool.take(10)] == ids[3:]
 
 
-async def test_posting_again_is_success(bench: Bench) -> None:
+async def test_posting_again_is_success(bench: Any) -> None:
     raws, ids = bench.make(3)
     async with bench.pool() as pool:
         await pool.submit(raws)
@@ -158,7 +73,7 @@ async def test_posting_again_is_success(bench: Bench) -> None:
         assert len(pool) == 2
 
 
-async def test_what_the_execution_holds_and_nobody_else_is_taken_up(bench: Bench) -> None:
+async def test_what_the_execution_holds_and_nobody_else_is_taken_up(bench: Any) -> None:
     raws, ids = bench.make(2)
     async with bench.pool() as pool:
 
@@ -174,7 +89,7 @@ async def test_what_the_execution_holds_and_nobody_else_is_taken_up(bench: Bench
         assert [item.id for item in pool.pending()] == ids[:1]
 
 
-async def test_child_before_parent_in_one_call(bench: Bench) -> None:
+async def test_child_before_parent_in_one_call(bench: Any) -> None:
     raws, ids = bench.chain(50)
     async with bench.pool() as pool:
         answers = await pool.submit([*reversed(raws), bench.toy.make(b"orphan", b"?" * 32)])
@@ -186,7 +101,7 @@ async def test_child_before_parent_in_one_call(bench: Bench) -> None:
         assert len(pool) == 50
 
 
-async def test_waiting_submissions_share_a_batch(bench: Bench) -> None:
+async def test_waiting_submissions_share_a_batch(bench: Any) -> None:
     raws, _ = bench.make(100)
     async with bench.pool() as pool:
         bench.execution.pause = trio.Event()
@@ -200,7 +115,7 @@ async def test_waiting_submissions_share_a_batch(bench: Bench) -> None:
         assert len(pool) == 100
 
 
-async def test_next_batch_is_admitted_while_the_journal_syncs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_next_batch_is_admitted_while_the_journal_syncs(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     raws, _ = bench.make(2)
     async with bench.pool() as pool:
         gate = trio.Event()
@@ -222,7 +137,7 @@ async def test_next_batch_is_admitted_while_the_journal_syncs(bench: Bench, monk
         assert len(pool) == 2
 
 
-async def test_full_pool_is_busy_and_comes_back(bench: Bench) -> None:
+async def test_full_pool_is_busy_and_comes_back(bench: Any) -> None:
     raws, ids = bench.make(10, b"x" * 500)
     async with bench.pool(max_bytes=4096) as pool:
         answers = await pool.submit(raws)
@@ -238,7 +153,7 @@ async def test_full_pool_is_busy_and_comes_back(bench: Bench) -> None:
         assert isinstance(large, Refused) and large.kind == "policy"
 
 
-async def test_restart_offers_everything_again_in_order(bench: Bench) -> None:
+async def test_restart_offers_everything_again_in_order(bench: Any) -> None:
     raws, ids = bench.chain(30)
     more, more_ids = bench.make(5)
     async with bench.pool() as pool:
@@ -256,7 +171,7 @@ async def test_restart_offers_everything_again_in_order(bench: Bench) -> None:
         assert set(ids) <= set(execution.held)
 
 
-async def test_restart_waits_for_recovery_before_it_rejects(bench: Bench) -> None:
+async def test_restart_waits_for_recovery_before_it_rejects(bench: Any) -> None:
     raws, ids = bench.chain(4)
     async with bench.pool() as pool:
         await pool.submit(raws)
@@ -280,7 +195,7 @@ async def test_restart_waits_for_recovery_before_it_rejects(bench: Bench) -> Non
         assert len(await bench.told("evicted")) == 1
 
 
-async def test_restored_stand_before_their_children_also_after_a_restart(bench: Bench) -> None:
+async def test_restored_stand_before_their_children_also_after_a_restart(bench: Any) -> None:
     raws, ids = bench.chain(6)
     async with bench.pool() as pool:
         await pool.submit(raws)
@@ -299,7 +214,7 @@ async def test_restored_stand_before_their_children_also_after_a_restart(bench: 
 
 
 async def test_restored_in_many_records_and_compacted_stand_before_their_children(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More than one admission takes, in one call; then the journal is rewritten from what is pending."""
     raws, ids = bench.chain(9)
@@ -322,7 +237,7 @@ async def test_restored_in_many_records_and_compacted_stand_before_their_childre
         assert pool.bytes_used == used
 
 
-async def test_children_before_parents_in_one_call_are_handed_out_behind_them(bench: Bench) -> None:
+async def test_children_before_parents_in_one_call_are_handed_out_behind_them(bench: Any) -> None:
     raws, ids = bench.chain(6)
     async with bench.pool() as pool:
         answers = await pool.submit(raws[::-1])
@@ -332,7 +247,7 @@ async def test_children_before_parents_in_one_call_are_handed_out_behind_them(be
         assert [item.id for item in await pool.take(10)] == ids
 
 
-async def test_journal_full_releases_what_stands_on_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_journal_full_releases_what_stands_on_it(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     raws, ids = bench.chain(4)
     real = files.write_all
 
@@ -365,7 +280,7 @@ async def test_journal_full_releases_what_stands_on_it(bench: Bench, monkeypatch
         assert [item.id for item in await pool.take(10)] == ids
 
 
-async def test_block_between_admission_and_journal(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_block_between_admission_and_journal(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A block orders one and evicts another that are being journalled: neither becomes pending."""
     raws, ids = bench.make(3)
     async with bench.pool() as pool:
@@ -390,7 +305,7 @@ async def test_block_between_admission_and_journal(bench: Bench, monkeypatch: py
         assert await names(pool, ids) == ["committed", "replaced", "pending"]
 
 
-async def test_block_while_a_batch_is_admitted(bench: Bench) -> None:
+async def test_block_while_a_batch_is_admitted(bench: Any) -> None:
     raws, ids = bench.make(3)
     async with bench.pool() as pool:
         bench.execution.pause = trio.Event()
@@ -409,7 +324,7 @@ async def test_block_while_a_batch_is_admitted(bench: Bench) -> None:
         assert [item.id for item in pool.pending()] == ids[2:]
 
 
-async def test_expiry(bench: Bench, autojump_clock: trio.testing.MockClock) -> None:
+async def test_expiry(bench: Any, autojump_clock: trio.testing.MockClock) -> None:
     bench.environment.inline = True
     soon, soon_ids = bench.make(1, b"soon", expires=1010)
     late, late_ids = bench.make(1, b"late", expires=5000)
@@ -432,7 +347,7 @@ async def test_expiry(bench: Bench, autojump_clock: trio.testing.MockClock) -> N
         assert await names(pool, everything) == ["expired", "rejected", "pending", "expired"]
 
 
-async def test_ordering_keys(bench: Bench) -> None:
+async def test_ordering_keys(bench: Any) -> None:
     low = bench.toy.make(b"low", key=b"\x00" * 7 + b"\x09")
     high = bench.toy.make(b"high", key=b"\x00" * 7 + b"\x01")
     plain = bench.toy.make(b"plain")
@@ -444,7 +359,7 @@ async def test_ordering_keys(bench: Bench) -> None:
         assert taken == [bench.toy.id_of(raw) for raw in (plain, high, same, low)]
 
 
-async def test_take_waits(bench: Bench) -> None:
+async def test_take_waits(bench: Any) -> None:
     raws, ids = bench.make(1)
     async with bench.pool() as pool:
         got: list[Any] = []
@@ -460,7 +375,7 @@ async def test_take_waits(bench: Bench) -> None:
         assert [item.id for item in got] == ids
 
 
-async def test_statuses_are_kept_for_the_stated_time(bench: Bench) -> None:
+async def test_statuses_are_kept_for_the_stated_time(bench: Any) -> None:
     raws, ids = bench.make(2)
     async with bench.pool(status_retention_seconds=100) as pool:
         await pool.submit(raws)
@@ -475,7 +390,7 @@ async def test_statuses_are_kept_for_the_stated_time(bench: Bench) -> None:
         assert await names(pool, ids) == [None, "committed"]
 
 
-async def test_journal_is_compacted_and_loses_nothing(bench: Bench) -> None:
+async def test_journal_is_compacted_and_loses_nothing(bench: Any) -> None:
     kept, kept_ids = bench.chain(20)
     limits = {"segment_bytes": 4096, "compact_bytes": 20_000, "status_max_count": 50}
     async with bench.pool(**limits) as pool:
@@ -493,7 +408,7 @@ async def test_journal_is_compacted_and_loses_nothing(bench: Bench) -> None:
         assert await names(pool, last) == ["committed"] * 10
 
 
-async def test_events(bench: Bench) -> None:
+async def test_events(bench: Any) -> None:
     raws, ids = bench.chain(2)
     other = bench.toy.make(b"other", ids[0])
     async with bench.pool() as pool:
@@ -508,7 +423,7 @@ async def test_events(bench: Bench) -> None:
         assert "nodewright_pool_accepted_total 2" in text and "nodewright_pool_transactions 2" in text
 
 
-async def test_stopping_answers_what_waits(bench: Bench) -> None:
+async def test_stopping_answers_what_waits(bench: Any) -> None:
     raws, _ = bench.make(20)
     answers: list[Any] = []
     async with trio.open_nursery() as nursery, bench.pool() as pool:
@@ -526,7 +441,7 @@ async def test_stopping_answers_what_waits(bench: Bench) -> None:
         assert await names(pool, accepted) == ["pending"] * len(accepted)
 
 
-async def test_execution_that_raises_ends_the_node_and_answers_all(bench: Bench) -> None:
+async def test_execution_that_raises_ends_the_node_and_answers_all(bench: Any) -> None:
     async def broken(txs: Any, head: Any, time: int) -> Any:
         raise RuntimeError("a bug")
 
