@@ -1,0 +1,62 @@
+"""A call of a contract as the runtime sees it: what it is given, what came of it, and the contract of a machine."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from attrs import define, field, frozen
+
+from nodewright_near.errors import ErrorValue
+from nodewright_near.parameters import Parameters
+from nodewright_near.receipts import DataReceiver, Receipt
+from nodewright_near.state import State
+
+
+@frozen
+class Call:
+    """``balance`` has the deposit in it already. ``promise_results``: None for one that failed. ``action_hash`` is what ids
+    of data are made from; ``view`` calls change nothing."""
+
+    parameters: Parameters
+    account_id: str
+    signer_id: str
+    signer_key: bytes
+    predecessor_id: str
+    code: bytes
+    code_hash: bytes
+    method: str
+    args: bytes
+    gas: int
+    deposit: int
+    balance: int
+    locked: int
+    storage_usage: int
+    gas_price: int
+    height: int
+    timestamp: int
+    epoch: int
+    random_seed: bytes
+    action_hash: bytes
+    promise_results: tuple[bytes | None, ...] = ()
+    output_receivers: tuple[DataReceiver, ...] = ()
+    view: bool = False
+
+
+@define
+class CallOutcome:
+    """``value`` as in ``actions.Result``; ``receipts`` have no id yet. On an error nothing but gas and logs counts."""
+
+    gas_burnt: int
+    gas_used: int
+    balance: int
+    storage_usage: int
+    value: bytes | int | None = None
+    receipts: list[Receipt] = field(factory=list)
+    logs: list[str] = field(factory=list)
+    error: ErrorValue | None = None
+
+
+class Machine(Protocol):
+    def call(self, call: Call, state: State) -> CallOutcome:
+        """Runs the method to its end or to its gas. Raises ``state.Absent`` where state is to be loaded first: the call is
+        then made again from its beginning, which comes to the same by determinism. Nothing else is raised."""
