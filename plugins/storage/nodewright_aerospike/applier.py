@@ -21,7 +21,7 @@ from typing import Any
 import trio
 from attrs import define
 
-from nodewright.errors import NodewrightError, StoreCorrupt, StoreFull
+from nodewright.errors import NodewrightError, StoreCorrupt, StoreError, StoreFull
 from nodewright.interfaces.environment import Environment
 from nodewright.node.journal import SegmentLog
 from nodewright.storage.utxo_records import SPENT, TX
@@ -180,10 +180,13 @@ class Applier:
             except NodewrightError as error:
                 self._environment.logger.error("aerospike_stopped", error=str(error))
                 self.stop(error)
+            except Exception as error:
+                self.stop(StoreError(f"{self.server.place}: {type(error).__name__}: {error}; start the node again"))
+                raise
 
     async def _step(self) -> None:
         if not self._waiting and not self._doubt:
-            with trio.move_on_after(self._until_retired()):
+            with trio.move_on_after(max(0.0, self._until_retired())):
                 await self._wake.wait()
         self._wake = trio.Event()
         if self._waiting or self._doubt:
