@@ -33,6 +33,12 @@ class LevelDBConfig:
     table_file_mib: int = setting(8, help="MiB of one table file", minimum=1, maximum=1024)
     compression: str = setting("none", help="of table blocks; ids and scripts hardly shrink", choices=("none", "snappy"))
     verify_checksums: bool = setting(True, help="check the checksum of every block that is read from disk")
+    sync: str = setting(
+        "durable",
+        help="durable: a commit that need not be durable may be lost at a power cut, with all after it, and none when only "
+        "the process dies; every: each commit is on the disk before it returns",
+        choices=("durable", "every"),
+    )
     paranoid: bool = setting(False, help="refuse to open where the end of a log is damaged, as after a power cut")
     read_slice: int = setting(256, help="rows read before other tasks get a turn", minimum=1, maximum=10_000)
     inline_kib: int = setting(
@@ -74,6 +80,7 @@ async def open_leveldb(
                 verify=config.verify_checksums,
                 read_slice=config.read_slice,
                 inline_bytes=config.inline_kib * 1024,
+                sync_every=config.sync == "every",
             )
 
         store = await environment.offload(open_now)

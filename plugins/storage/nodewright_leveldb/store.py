@@ -5,8 +5,8 @@ Invariants:
 - a table is a two-byte prefix of the key, given out once and kept under the prefix ``00 00``; the row that gives it out
   is synced before the first row of the table is written;
 - commits are serialised: one enters LevelDB at a time, in the order in which they were called, so that a crash keeps a
-  prefix of them. A durable commit first syncs the logs that earlier commits left unsynced, because LevelDB closes a full
-  log without syncing it and later syncs only the new one;
+  prefix of them. A log that LevelDB exchanges for a new one is synced before anything is written to the new one
+  (``logs.RotationGuard``), so that a power cut keeps a prefix as well, and a synced record means that all before it are;
 - after a failed write nothing more is written: LevelDB may hold half a record at the end of its log, behind which a later
   commit could be lost. The store has to be opened again;
 - ``aclose`` waits for calls that are running; calls that come later, also on a snapshot still held, are refused;
@@ -35,6 +35,7 @@ from nodewright.interfaces.storage import KeyValueReader, Page, WriteBatch
 from nodewright.storage.gate import Gate, successor
 from nodewright.storage.lease import Lease
 from nodewright.storage.limits import MAX_PAGE_BYTES, check_batch, check_keys, check_scan, check_table
+from nodewright_leveldb.logs import RotationGuard, data_files, first_damage, log_files
 
 CAPABILITIES = frozenset({"ordered", "snapshot"})
 
@@ -52,11 +53,15 @@ def store_error(error: Exception, path: Path) -> StoreError:
     if any(reason in text for reason in _DISK_FULL):
         return StoreFull(f"{path}: the disk is full; make room and start the node again (nothing acknowledged is lost)")
     if type(error).__name__ == "CorruptionError" or "Corruption" in text or "does not exist (create_if_missing" in text:
-        return StoreCorrupt(
-            f"{path}: the database is damaged ({text}); stop the node and restore the folder from a copy, or move it "
-            "away and start again to fetch the chain anew"
-        )
+        return damaged(path, text)
     return StoreError(f"{path}: LevelDB failed ({text}); check the disk and start the node again")
+
+
+def damaged(path: Path, what: str) -> StoreCorrupt:
+    return StoreCorrupt(
+        f"{path}: the database is damaged ({what}); stop the node and restore the folder from a copy, or save what is "
+        "whole with  nodewright db repair  , or move the folder away and start again to fetch the chain anew"
+    )
 
 
 class LevelDBReader:
@@ -143,12 +148,16 @@ class LevelDBStore(LevelDBReader):
         verify: bool,
         read_slice: int,
         inline_bytes: int,
+        sync_every: bool,
     ) -> None:
         super().__init__(database, read_names(database, path), path, Gate(), verify, read_slice)
         self._database = database
         self._environment = environment
         self._lease = lease
         self._inline_bytes = inline_bytes
+        self._sync_every = sync_every
+        self._logs = RotationGuard(path)
+        self._nothing = database.write_batch().write
         self._writing = trio.Lock()
         self._unsynced = False
         self._failed = False
@@ -164,6 +173,7 @@ class LevelDBStore(LevelDBReader):
         if self._failed:
             raise StoreError(f"{self._path}: an earlier write failed, nothing more is written; start the node again")
         self._lease.check()
+        durable = durable or self._sync_every
         with trio.CancelScope(shield=True):  # a commit that has begun is finished, so that its caller never has to guess
             try:
                 await self._put(tables, size, durable)
@@ -187,12 +197,18 @@ class LevelDBStore(LevelDBReader):
                     delete(prefix + key)
                 else:
                     put(prefix + key, value)
-        if durable and self._unsynced:
-            await self._environment.offload(sync_logs, self._path)
         if durable or size > self._inline_bytes:
-            await self._environment.offload(rows.write)
-        else:
-            rows.write()
+            await self._environment.offload(self._write_apart, rows.write)
+            return
+        if self._logs.rotated(self._nothing):
+            await self._environment.offload(self._logs.settle)
+        rows.write()
+
+    def _write_apart(self, write: Callable[[], None]) -> None:
+        """In a thread: what waits for the disk."""
+        if self._logs.rotated(self._nothing):
+            self._logs.settle()
+        write()
 
     async def _name(self, table: str) -> None:
         """Give a new table its prefix, durably: it happens once for every table of a database."""
@@ -204,7 +220,7 @@ class LevelDBStore(LevelDBReader):
         def keep() -> None:
             self._database.put(_NAMES + table.encode(), prefix, sync=True)
 
-        await self._environment.offload(keep)
+        await self._environment.offload(self._write_apart, keep)
         self._prefixes[table] = prefix
 
     async def delete_range(self, table: str, start: bytes, end: bytes) -> int:
@@ -269,9 +285,12 @@ class LevelDBStore(LevelDBReader):
                 await gate.wait_empty()
                 if self._snapshots.pop(source, None) is not None:
                     source.close()
-            if self._unsynced and not self._failed:
-                await self._environment.offload(sync_logs, self._path)
-            await self._environment.offload(self._database.close)
+            try:
+                if self._unsynced and not self._failed:
+                    await self._environment.offload(self._logs.sync)
+            finally:
+                self._logs.close()
+                await self._environment.offload(self._database.close)
 
 
 def read_names(database: Any, path: Path) -> dict[str, bytes]:
@@ -283,23 +302,27 @@ def read_names(database: Any, path: Path) -> dict[str, bytes]:
         raise store_error(error, path) from error
 
 
-def sync_logs(path: Path) -> None:
-    """Sync every log file of the database; one that goes away meanwhile is in a synced table already."""
-    for name in os.listdir(path):
-        if not name.endswith(".log"):
-            continue
-        try:
-            descriptor = os.open(path / name, os.O_RDONLY)
-        except FileNotFoundError:
-            continue
-        try:
-            os.fdatasync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def open_database(factory: Callable[..., Any], path: Path, **options: Any) -> Any:
-    """Open with plyvel's ``DB`` as ``factory``; its failures become the contract's."""
+    """Open with plyvel's ``DB`` as ``factory``; its failures become the contract's.
+
+    Opened with every check that LevelDB has. Where that fails at the end of the newest log, as a power cut leaves it, what
+    was never synced is given up (LevelDB does so without a word wherever the damage is); not under ``paranoid_checks``."""
+    strict = options.pop("paranoid_checks")
+    if path.is_dir() and not (path / "CURRENT").exists() and data_files(path):
+        raise damaged(path, "the file CURRENT is gone")  # LevelDB would begin anew and delete the others
+    try:
+        return factory(str(path), create_if_missing=True, paranoid_checks=True, **options)
+    except Exception as error:
+        refused = store_error(error, path)
+        if not isinstance(refused, StoreCorrupt):
+            raise refused from error
+        torn = [found for log in log_files(path) if (found := first_damage(log)) is not None]
+        if not torn:
+            raise refused from error
+        first = torn[0]
+        if strict or not first.at_end or first.path != log_files(path)[-1]:
+            what = f"{first.path.name} is not whole from byte {first.good} of {first.size} on"
+            raise damaged(path, what) from error
     try:
         return factory(str(path), create_if_missing=True, **options)
     except Exception as error:
