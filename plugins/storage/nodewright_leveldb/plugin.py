@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -46,6 +47,18 @@ class LevelDBConfig:
     )
 
 
+def database_options(config: LevelDBConfig) -> dict[str, Any]:
+    """As plyvel takes them."""
+    return {
+        "write_buffer_size": config.write_buffer_mib * MIB,
+        "lru_cache_size": config.block_cache_mib * MIB,
+        "bloom_filter_bits": config.bloom_bits,
+        "max_open_files": config.max_open_files,
+        "max_file_size": config.table_file_mib * MIB,
+        "compression": None if config.compression == "none" else config.compression,
+    }
+
+
 @asynccontextmanager
 async def open_leveldb(
     config: LevelDBConfig, dependencies: Dependencies, environment: Environment
@@ -61,17 +74,7 @@ async def open_leveldb(
         path = folder / DATABASE_FOLDER
 
         def open_now() -> LevelDBStore:
-            database = open_database(
-                DB,
-                path,
-                write_buffer_size=config.write_buffer_mib * MIB,
-                lru_cache_size=config.block_cache_mib * MIB,
-                bloom_filter_bits=config.bloom_bits,
-                max_open_files=config.max_open_files,
-                max_file_size=config.table_file_mib * MIB,
-                compression=None if config.compression == "none" else config.compression,
-                paranoid_checks=config.paranoid,
-            )
+            database = open_database(DB, path, strict=config.paranoid, **database_options(config))
             return LevelDBStore(
                 database,
                 path,

@@ -302,12 +302,11 @@ def read_names(database: Any, path: Path) -> dict[str, bytes]:
         raise store_error(error, path) from error
 
 
-def open_database(factory: Callable[..., Any], path: Path, **options: Any) -> Any:
+def open_database(factory: Callable[..., Any], path: Path, strict: bool, **options: Any) -> Any:
     """Open with plyvel's ``DB`` as ``factory``; its failures become the contract's.
 
     Opened with every check that LevelDB has. Where that fails at the end of the newest log, as a power cut leaves it, what
-    was never synced is given up (LevelDB does so without a word wherever the damage is); not under ``paranoid_checks``."""
-    strict = options.pop("paranoid_checks")
+    was never synced is given up (LevelDB does so without a word wherever the damage is); not where ``strict``."""
     if path.is_dir() and not (path / "CURRENT").exists() and data_files(path):
         raise damaged(path, "the file CURRENT is gone")  # LevelDB would begin anew and delete the others
     try:
