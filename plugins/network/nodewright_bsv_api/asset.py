@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -18,7 +19,6 @@ from nodewright_bsv_api.errors import display, parse_id
 from nodewright_bsv_api.reads import ChainReads, FoundTransaction
 
 MAX_LIST = 1000
-MAX_BYTES = 4 * 1024 * 1024 * 1024
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -38,8 +38,13 @@ def _bytes(raw: bytes, form: str) -> Response:
 
 
 def _count(request: Request, name: str, default: int, most: int = MAX_LIST) -> int:
-    text = request.query_params.get(name, "")
-    return min(most, int(text)) if text.isdigit() and len(text) < 10 else default
+    """A number of the query, cut at ``most``. Anything else is answered 400."""
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise HTTPException(400, f"{name} must be a whole number from 0 to 999999999")
+    return min(most, int(text))
 
 
 class Asset:
@@ -92,7 +97,7 @@ class Asset:
         form = self._form(request)
         if form != "json":
             return _bytes(found.raw, form)
-        document = documents.transaction_document(Transaction.parse(found.raw), found.raw)
+        document = documents.transaction_document(Transaction.parse(found.raw), await self._reads.chain())
         if found.block is not None:
             document |= {"blockhash": display(found.block.id), "blockheight": found.block.height}
         return JSONResponse(document)

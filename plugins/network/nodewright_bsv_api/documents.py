@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 from attrs import frozen
 
 from nodewright.interfaces.common import BlockRecord
+from nodewright_bitcoin.network import ChainParameters
 from nodewright_bitcoin.transaction import Transaction
+from nodewright_bsv_api import script_text
 from nodewright_bsv_api.errors import display
 
 NULL_ID = bytes(32)
@@ -41,6 +44,7 @@ def header_document(record: BlockRecord, confirmations: int, next_id: bytes | No
     document: dict[str, Any] = {
         "hash": display(record.ref.id),
         "confirmations": confirmations,
+        "size": record.size,
         "height": record.ref.height,
         "version": fields.version,
         "versionHex": f"{fields.version & 0xFFFFFFFF:08x}",
@@ -75,8 +79,8 @@ def block_summary(record: BlockRecord) -> dict[str, Any]:
     }
 
 
-def transaction_document(tx: Transaction, raw: bytes) -> dict[str, Any]:
-    """``getrawtransaction`` with verbose, without what needs the chain."""
+def transaction_document(tx: Transaction, chain: ChainParameters) -> dict[str, Any]:
+    """``getrawtransaction`` with verbose, without what needs to know where it stands."""
     inputs: list[dict[str, Any]] = []
     for item in tx.inputs:
         txid, vout = item.outpoint[:32], int.from_bytes(item.outpoint[32:], "little")
@@ -87,7 +91,7 @@ def transaction_document(tx: Transaction, raw: bytes) -> dict[str, Any]:
                 {
                     "txid": display(txid),
                     "vout": vout,
-                    "scriptSig": {"hex": item.script.hex()},
+                    "scriptSig": script_text.unlocking(item.script),
                     "sequence": item.sequence,
                 }
             )
@@ -95,12 +99,35 @@ def transaction_document(tx: Transaction, raw: bytes) -> dict[str, Any]:
         "txid": display(tx.txid),
         "hash": display(tx.txid),
         "version": tx.version,
-        "size": len(raw),
+        "size": tx.size,
         "locktime": tx.locktime,
         "vin": inputs,
         "vout": [
-            {"value": coins(out.satoshis), "n": index, "scriptPubKey": {"hex": out.script.hex()}}
+            {"value": coins(out.satoshis), "n": index, "scriptPubKey": script_text.locking(out.script, chain)}
             for index, out in enumerate(tx.outputs)
         ],
-        "hex": raw.hex(),
+        "hex": tx.raw.hex(),
     }
+
+
+def transaction_documents(raws: Sequence[bytes], chain: ChainParameters) -> list[dict[str, Any]]:
+    return [transaction_document(Transaction.parse(raw), chain) for raw in raws]
+
+
+def network_hashes(first: BlockRecord, last: BlockRecord) -> float:
+    """Hashes a second that the work between two blocks stands for; 0.0 where no time passed."""
+    try:
+        work = int(last.detail["chain_work"], 16) - int(first.detail["chain_work"], 16)
+    except (KeyError, ValueError):
+        return 0.0
+    seconds = last.time - first.time
+    return work / seconds if seconds > 0 else 0.0
+
+
+def version_number(text: str) -> int:
+    """``1.2.3`` as clients of the family expect a version: 1020300; 0 where it is not numbers."""
+    parts = text.split("+")[0].split(".")[:3]
+    if len(parts) != 3 or not all(part.isascii() and part.isdigit() for part in parts):
+        return 0
+    major, minor, patch = map(int, parts)
+    return major * 1_000_000 + minor * 10_000 + patch * 100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 from typing import Any
 
 from nodewright.interfaces.common import Refused
@@ -35,7 +36,7 @@ def parse_id(text: str) -> bytes | None:
     if len(text) != 64:
         return None
     try:
-        return bytes.fromhex(text)[::-1]
+        return binascii.unhexlify(text)[::-1]
     except ValueError:
         return None
 

@@ -7,7 +7,9 @@ from typing import Any
 from attrs import frozen
 
 from nodewright.interfaces.common import BlockRecord, BlockRef, Location
+from nodewright.interfaces.execution import HEAD
 from nodewright.interfaces.service import NodeHandle
+from nodewright_bitcoin.network import ChainParameters
 from nodewright_bsv_api import documents
 from nodewright_bsv_api.errors import parse_id
 
@@ -26,12 +28,16 @@ class ChainReads:
     def __init__(self, node: NodeHandle) -> None:
         self.node = node
 
+    async def chain(self) -> ChainParameters:
+        parameters: ChainParameters = await self.node.execution.query(HEAD, "chain")
+        return parameters
+
     async def block_by(self, text: str) -> BlockRecord | None:
         """A block by display hash or by decimal height on the best chain."""
         id = parse_id(text)
         if id is not None:
             return await self.node.consensus.block(id)
-        if text.isdigit() and len(text) < 12:
+        if text.isascii() and text.isdigit() and len(text) < 12:
             return await self.node.consensus.block_at(int(text))
         return None
 

@@ -10,7 +10,7 @@ from nodewright.interfaces.service import NodeHandle
 from nodewright_bitcoin.network import address_to_script
 from nodewright_bitcoin.transaction import Transaction
 from nodewright_bsv_api.errors import display
-from nodewright_bsv_api.rpc import INVALID_PARAMETER, MISC_ERROR, RpcError, want_hex, want_id, want_int
+from nodewright_bsv_api.params import INVALID_PARAMETER, MISC_ERROR, RpcError, want_hex, want_id, want_int
 
 MAX_GENERATE = 10_000
 

@@ -35,7 +35,7 @@ class BsvApi:
         config = self._config
         auth = open_auth(config.rpc_user, Path(node.info["data_dir"]), self._environment)
         methods = (
-            methods_of(ChainMethods(node))
+            methods_of(ChainMethods(node, self._environment))
             | methods_of(TransactionMethods(node, config.max_batch_count))
             | methods_of(ControlMethods(node))
         )
@@ -45,7 +45,14 @@ class BsvApi:
             report = node.health.report()
             return JSONResponse(report, 200 if report.get("ready") else 503)
 
+        validated = node.metrics.counter(
+            "teranode_validator_transactions_count", "Transactions checked on their way into the pool, accepted or refused"
+        )
+        accepted = node.metrics.counter("nodewright_pool_accepted_total", "Transactions accepted and journalled")
+        refused = node.metrics.counter("nodewright_pool_refused_total", "Transactions refused at submission")
+
         async def metrics(request: Request) -> Response:
+            validated.inc(accepted.value + refused.value - validated.value)
             return PlainTextResponse(node.metrics.render(), media_type="text/plain; version=0.0.4")
 
         app = Starlette(

@@ -7,7 +7,6 @@ batch has one line that names its txid; a batch is one pool call.
 from __future__ import annotations
 
 import binascii
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -26,8 +25,10 @@ from nodewright_bsv_api import errors
 from nodewright_bsv_api.bump import bump
 from nodewright_bsv_api.config import BsvApiConfig
 from nodewright_bsv_api.errors import display
+from nodewright_bsv_api.rpc import parse_json
 
 OCTETS = "application/octet-stream"
+MAX_TOKENS = 300_000  # braces, brackets and commas of one JSON body: several for each of the most transactions
 
 
 class Submit:
@@ -226,7 +227,7 @@ def _arc_raw(body: bytes, content_type: str) -> bytes:
     if content_type.startswith(OCTETS):
         raw = body
     elif content_type.startswith("application/json"):
-        document = _json(body)
+        document = parse_json(body, MAX_TOKENS)
         raw = _hex(document.get("rawTx") if isinstance(document, dict) else None)
     else:
         raw = _hex(body.decode("ascii", "replace").strip())
@@ -239,7 +240,7 @@ def _arc_raws(body: bytes, content_type: str, limit: int) -> list[bytes]:
     if content_type.startswith(OCTETS):
         return split_transactions(body, limit)
     if content_type.startswith("application/json"):
-        document = _json(body)
+        document = parse_json(body, MAX_TOKENS)
         if not isinstance(document, list) or not all(isinstance(item, dict) for item in document):
             raise ValueError('send a list of {"rawTx": hex}')
         raws = [_hex(item.get("rawTx")) for item in document]
@@ -248,13 +249,6 @@ def _arc_raws(body: bytes, content_type: str, limit: int) -> list[bytes]:
     if len(raws) > limit:
         raise ValueError(f"more than {limit} transactions in one request")
     return raws
-
-
-def _json(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"the body is no JSON: {error}") from None
 
 
 def _hex(text: Any) -> bytes:
