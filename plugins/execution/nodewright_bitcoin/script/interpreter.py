@@ -85,9 +85,7 @@ def _verify(
 
 def _push_only_rule(flags: int, machine: Machine) -> bool:
     """Since Genesis an unlocking script only pushes; since Chronicle only that of a transaction of version 1."""
-    if flags & f.CHRONICLE:
-        return machine.strict
-    return bool(flags & f.GENESIS)
+    return machine.strict if flags & f.CHRONICLE else True
 
 
 def _forget_altstack(machine: Machine) -> None:

@@ -103,8 +103,9 @@ class Machine:
         return decode_number(item)
 
     def push_number(self, value: int) -> None:
-        """A result. Numbers after Genesis are bounded in their results too; before, only as operands."""
-        if self.big_numbers and encoded_size(value) > self.limits.max_number_bytes:
+        """A result. Numbers since Chronicle are bounded in their results too; before, only as operands (so the product of
+        two numbers of the greatest length stands, and is too long for the next operation)."""
+        if self.chronicle and encoded_size(value) > self.limits.max_number_bytes:
             raise ScriptFailure(ScriptError.SCRIPTNUM_OVERFLOW)
         self.push(encode_number(value))
 

@@ -1,0 +1,1 @@
+"""Generated scripts and transactions for judging this interpreter beside another."""

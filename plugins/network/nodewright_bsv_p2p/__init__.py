@@ -1,0 +1,1 @@
+"""Bitcoin's own wire protocol: this node among SV Nodes."""

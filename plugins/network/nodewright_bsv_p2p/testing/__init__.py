@@ -1,0 +1,1 @@
+"""What tests and benchmarks need of the other side: a real SV Node as a child process."""
