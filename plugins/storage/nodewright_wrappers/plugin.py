@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import attrs
 import trio
 
+from nodewright.errors import StoreError
 from nodewright.interfaces.environment import Environment
 from nodewright.interfaces.service import Metrics
 from nodewright.interfaces.storage import KeyValueStore
@@ -103,13 +104,25 @@ async def open_write_behind(
         flushed=_flushes(dependencies, slot),
     )
     _held_bytes(dependencies, slot, lambda: store.held_bytes)
+    raised: BaseException | None = None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(store.run)
         try:
             yield store
+        except BaseException as error:  # it leaves below as it was raised, not in a group
+            raised = error
+        nursery.cancel_scope.cancel()
+    try:
+        await store.aclose()
+    except StoreError as error:
+        if raised is None:
+            raise
+        environment.logger.warning("commits that were not durable are lost", reason=str(error), bytes=store.held_bytes)
+    if raised is not None:
+        try:
+            raise raised
         finally:
-            nursery.cancel_scope.cancel()
-            await store.aclose()
+            raised = None
 
 
 @asynccontextmanager
