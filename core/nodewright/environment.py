@@ -24,6 +24,7 @@ import structlog
 import trio
 
 from nodewright.errors import ConfigurationError
+from nodewright.storage.full import write_error
 
 __all__ = ["PIPE", "STDOUT", "NodeEnvironment", "default_threads"]
 
@@ -112,7 +113,10 @@ class NodeEnvironment:
             raise ConfigurationError(f"the secret {path} is not UTF-8 text") from error
 
     def for_slot(self, slot: str) -> NodeEnvironment:
-        """This environment seen from another slot; its folder is created (mode 0700)."""
+        """This environment seen from another slot; its folder is created (mode 0700). Raises StoreError."""
         other = NodeEnvironment(self.node_name, self.root, self._base_logger, slot=slot, limiter=self._limiter)
-        other.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            other.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise write_error(error, other.data_dir) from error
         return other

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -108,3 +110,37 @@ def test_help_is_worth_reading() -> None:
         done = run(command, "--help")
         assert done.returncode == 0
         assert len(done.stdout.splitlines()) > 4, done.stdout
+
+
+def test_bodies_that_are_gone_stop_the_start_and_a_key_that_is_gone_is_told(
+    node: Callable[..., NodeProcess], wallet_of: Callable[[NodeProcess], Any], tmp_path: Path
+) -> None:
+    alpha = node()
+    wallet_of(alpha).coins(20)
+    key = alpha.info["node_id"]
+    assert alpha.stop() == 0
+    bodies = alpha.data_dir / "stores" / "blobs"
+    bodies.rename(tmp_path / "elsewhere")
+    done = run("run", "teranode", "--data-dir", alpha.data_dir, *FREE)
+    assert done.returncode == 1
+    (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "stores.blobs" in sentence and str(bodies) in sentence and "copy" in sentence
+    assert not bodies.exists(), "the next start must say the same"
+
+    shutil.rmtree(bodies, ignore_errors=True)
+    (tmp_path / "elsewhere").rename(bodies)
+    (alpha.data_dir / "transport" / "node.key").unlink()
+    alpha.start()
+    assert alpha.info["node_id"] != key
+    assert "another identity" in alpha.log.read_text()
+    assert alpha.stop() == 0
+
+
+def test_all_stores_gone_is_a_new_beginning(node: Callable[..., NodeProcess]) -> None:
+    alpha = node()
+    assert alpha.stop() == 0
+    shutil.rmtree(alpha.data_dir / "stores")
+    shutil.rmtree(alpha.data_dir / "pool")
+    alpha.start()
+    assert alpha.log.read_text().count(" gone") == 4
+    assert alpha.stop() == 0

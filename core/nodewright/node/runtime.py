@@ -33,18 +33,23 @@ from nodewright.interfaces.execution import Execution
 from nodewright.interfaces.service import NodeHandle, Service
 from nodewright.interfaces.transport import PeerUp, Transport
 from nodewright.node.events import Events
-from nodewright.node.folder import check_record, held_folder, remove_node_file, write_node_file
+from nodewright.node.folder import (
+    check_record,
+    held_folder,
+    record_parts,
+    recorded_parts,
+    remove_node_file,
+    write_node_file,
+)
 from nodewright.node.guard import StoreGuard
 from nodewright.node.health import Health
 from nodewright.node.metrics import Registry, add_process_metrics
+from nodewright.node.parts import EVENTS, POOL, check_parts, held_parts
 from nodewright.node.pool import Pool, PoolLimits
 from nodewright.node.progress import tell_progress
 from nodewright.node.stores import OpenedStore, adapted, check_formats, check_network, open_component, opened_store
 from nodewright.node.supervisor import supervise
 from nodewright.plugins.specs import Dependencies
-
-EVENTS_FOLDER = "events"
-POOL_FOLDER = "pool"
 
 
 class Runtime:
@@ -71,6 +76,7 @@ class Runtime:
         self._stores: list[OpenedStore] = []
         self._guard = StoreGuard(self._store_failed, self._store_damaged)
         self._core: dict[str, Any] = {"genesis": genesis, "metrics": self.metrics, "health": self.health}
+        self._record: dict[str, Any] = {}
         self._stop = trio.Event()
         self._whole = trio.CancelScope()
         self.handle: NodeHandle | None = None
@@ -113,7 +119,8 @@ class Runtime:
         with self._whole:
             async with AsyncExitStack() as stack:
                 stack.enter_context(held_folder(self.data_dir, self.environment))
-                check_record(self.data_dir, self.genesis.family, self.genesis)
+                self._record = check_record(self.data_dir, self.genesis.family, self.genesis)
+                check_parts(self.plan, self.data_dir, recorded_parts(self._record), self._logger)
                 remove_node_file(self.data_dir)
                 await self._open(stack)
                 await self._live(task_status)
@@ -121,9 +128,7 @@ class Runtime:
     # --- opening ------------------------------------------------------------------------------------------------------
 
     async def _open(self, stack: AsyncExitStack) -> None:
-        events = Events.open(
-            self.environment.for_slot(EVENTS_FOLDER), self.data_dir / EVENTS_FOLDER, keep=self.plan.node.events_keep
-        )
+        events = Events.open(self.environment.for_slot(EVENTS), self.data_dir / EVENTS, keep=self.plan.node.events_keep)
         self._core["events"] = await stack.enter_async_context(events)
         for planned in self.plan.components:
             await self._open_one(planned, stack)
@@ -153,8 +158,8 @@ class Runtime:
         settings = self.plan.pool
         limits = PoolLimits(max_bytes=settings.max_bytes, status_retention_seconds=settings.status_retention_seconds)
         pool = Pool.open(
-            self.environment.for_slot(POOL_FOLDER),
-            self.data_dir / POOL_FOLDER / "journal",
+            self.environment.for_slot(POOL),
+            self.data_dir / POOL / "journal",
             self.execution,
             self._core["events"],
             self.metrics,
@@ -198,6 +203,7 @@ class Runtime:
                 for planned in self.plan.of_kind("service"):
                     await services.start(self._run_service, planned.slot)
                 try:
+                    record_parts(self.data_dir, self._record, held_parts(self.plan, self.data_dir))
                     self._write_node_file()
                     self.health.enter("ready")
                     self._observe("node_ready", handle)

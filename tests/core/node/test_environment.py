@@ -15,7 +15,7 @@ import trio
 
 from nodewright import logging
 from nodewright.environment import NodeEnvironment
-from nodewright.errors import ConfigurationError
+from nodewright.errors import ConfigurationError, StoreError
 from nodewright.interfaces import Environment
 
 
@@ -108,3 +108,9 @@ def test_json_log_lines(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_unknown_level_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="debug"):
         logging.configure("a", level="loud")
+
+
+def test_a_slot_whose_folder_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "stores").write_text("in the way")
+    with pytest.raises(StoreError, match=r"stores/utxo cannot be written"):
+        NodeEnvironment("test", tmp_path).for_slot("stores.utxo")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -260,3 +261,40 @@ def test_signals_are_obeyed_before_anything_else_is_imported() -> None:
         [sys.executable, "-S", "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": CORE}
     )
     assert done.stdout == "[]\n", done.stderr
+
+
+@pytest.mark.parametrize("name", ["letters", ".bashrc", "LEASE.old"])
+def test_a_folder_with_something_else_in_it_is_refused_and_left_alone(
+    node: Callable[..., Node], tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / name).write_text("mine")
+    home = node("home")
+    assert home.wait() == 2
+    (sentence,) = [line for line in home.text.splitlines() if line.startswith("error: ")]
+    assert name in sentence and str(home.folder) in sentence and "--data-dir" in sentence
+    assert [path.name for path in home.folder.iterdir()] == [name]
+
+
+def test_what_an_operator_puts_there_beforehand_is_no_hindrance(node: Callable[..., Node], tmp_path: Path) -> None:
+    for name in ("secrets", "transport", "lost+found"):
+        (tmp_path / "prepared" / name).mkdir(parents=True)
+    (tmp_path / "prepared" / "mine.toml").write_text("")
+    assert node("prepared").end() == 0
+
+
+@pytest.mark.parametrize("part", ["events", "pool", "stores.state"])
+def test_a_part_of_the_data_that_is_gone_is_told(node: Callable[..., Node], part: str) -> None:
+    alice = node()
+    assert alice.ask("submit " + transaction(b"1")).startswith("ok ")
+    assert alice.end() == 0
+    assert node("a").end() == 0, "nothing is missing"
+    folder = alice.folder.joinpath(*part.split("."))
+    shutil.rmtree(folder)
+    again = node("a")
+    assert again.end() == 0
+    (line,) = [json.loads(line) for line in again.text.splitlines() if " gone" in line]
+    assert (line["level"], line["part"], line["folder"]) == ("warning", part, str(folder))
+    last = node("a")
+    assert last.end() == 0
+    assert " gone" not in last.text, "said once: it is there again"
