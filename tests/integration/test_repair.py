@@ -10,11 +10,13 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from nodewright.errors import ControlRefused
+from nodewright_bitcoin.signing import build_transaction, derive_key, p2pkh_script, public_key, sign_p2pkh_inputs
 
 ATTEMPTS = 3
 
@@ -178,3 +180,42 @@ def test_a_block_that_comes_between_taking_and_inserting_keeps_its_statuses(tell
         assert (await node.status(tx)).status == "committed"
 
     tell(story, 5)
+
+
+def test_an_upgrades_height_passes_under_pending_transactions(tell: Callable[..., Any], money: Any) -> None:
+    """What the new rules refuse is rejected with a reason before a block would be, the rest is mined; nothing is wedged."""
+
+    async def story(world: Any) -> None:
+        node, other = [await world.node(name) for name in ("miner", "other")]
+        eras = attrs.evolve(node.engine.parameters, genesis_height=4, chronicle_height=100)
+        for one in (node, other):
+            one.engine.parameters = eras
+        coins = money.genesis_coins()
+        script_hash = b"\xa9\x14" + bytes(20) + b"\x87"
+        owner = derive_key(b"integration", coins[0].owner)
+        spent = (coins[0].txid, coins[0].index, coins[0].satoshis, p2pkh_script(public_key(owner)))
+        old = sign_p2pkh_inputs(build_transaction([spent], [(990_000, script_hash)]), [owner])
+        good = [money.pay([coin], [1, 2]) for coin in coins[1:6]]
+        child = money.pay(money.coins_of(good[0])[:1], [3])
+        await node.generate(2)
+        answers = await node.submit(old, *good, child)
+        assert all(isinstance(answer, money.Admitted) for answer in answers), answers
+        await money.until(lambda: len(other.pool.pending()) == 7)
+        # A block of the other rules comes: height 3 is the last before Genesis.
+        node.consensus.chain.assembler.clear()
+        await node.consensus.control("generate", count=1)
+        await world.together()
+        for one in (node, other):
+            assert (await one.status(old)).status == "rejected"
+            assert "script hash" in (await one.status(old)).detail
+            assert {tx.id for tx in one.pool.pending()} == {tx.txid for tx in [*good, child]}
+            assert old.txid not in one.consensus.chain.assembler
+        node.consensus.assembly._deferred = []
+        node.consensus.chain.assembler.extend(node.pool.pending())
+        await node.consensus.control("generate", count=1)
+        await world.together()
+        assert not node.pool.pending() and not other.pool.pending()
+        assert not node.events.of("block_refused") and not other.events.of("block_refused")
+        await world.same()
+
+    tell(story, 6)

@@ -125,7 +125,7 @@ class Assembler:
 
     def ids(self) -> list[bytes]:
         """Every transaction here, in order."""
-        return [leaf.id for leaf in self.leaves()]
+        return [id for columns in self.template() for id in split_ids(columns.ids)]
 
     def leaves(self) -> list[Leaf]:
         found: list[Leaf] = []

@@ -141,13 +141,28 @@ class Assembly:
         return [one for one, body in zip(candidates, bodies, strict=True) if body is not None]
 
     async def retry_deferred(self) -> None:
-        """After every move of the tip, what could not run before is ready again."""
+        """After every move of the tip, what could not run before is ready again, and what the pool gave up is not mined."""
+        tip = self.chain.tip
         while True:
             await self.chain.moved()
+            if self.chain.tip is not tip:
+                tip = self.chain.tip
+                await self._drop_given_up()
             if self._deferred:
                 ready, self._deferred = self._deferred, []
                 self.chain.pool.give_back([one.id for one in self._pending(ready)])
             self._changed.set()
+
+    async def _drop_given_up(self) -> None:
+        """The next block's rules may refuse what those of the last one allowed: the pool has rejected it then."""
+        async with self.chain.lock:
+            assembler = self.chain.assembler
+            if not len(assembler):
+                return
+            ids = assembler.ids()
+            gone = [id for id, body in zip(ids, self.chain.pool.bodies(ids), strict=True) if body is None]
+            if gone:
+                assembler.remove(gone)
 
     # --- publishing ---
 

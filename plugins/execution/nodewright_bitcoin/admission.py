@@ -5,6 +5,8 @@ store) → rules and relay policy → scripts (off the loop) → conflicts → s
 steps happen under the engine's lock, and if a block was committed or reverted meanwhile, the outputs are read again
 first. Scripts are not checked again: an outpoint's amount and script never change.
 
+A batch that was judged by the rules of one era and is staged in another (a block came between) is to be sent again.
+
 A batch may hold a child after its parent. A child before its parent is ``missing``: to be offered again.
 """
 
@@ -71,8 +73,13 @@ class Admitter:
             if engine.generation != generation:
                 await self._refill(offers, height)
             await self._name_missing(offers)
+            rules = engine.rules_at(height)
+            applied = engine.applied_block
+            if applied is not None and engine.rules_at(applied.height + 1) != rules:
+                for offer in offers:
+                    offer.answer = offer.answer or _again(offer.tx.txid)
             for offer in offers:
-                self._stage(offer, height)
+                self._stage(offer, height, rules)
         answers = iter(offers)
         return [item if isinstance(item, Refused) else self._answer(next(answers)) for item in batch.items]
 
@@ -212,7 +219,7 @@ class Admitter:
             data = {"missing": missing or list(dict.fromkeys(spent[:32] for spent in lost))}
             offer.answer = Refused("missing-inputs", message, "missing", tx.txid, data)
 
-    def _stage(self, offer: Offer, height: int) -> None:
+    def _stage(self, offer: Offer, height: int, rules: int) -> None:
         """Conflicts, and the reservation itself. No await in here."""
         if offer.answer is not None or offer.terms is None:
             return
@@ -251,7 +258,8 @@ class Admitter:
             offer.answer = _again(txid)  # a block displaced it between the two looks: its scripts were not checked
             return
         effect = UtxoTransaction(txid, tx.spends, tx.outputs)
-        state.add(Reservation(effect, terms.fee, len(tx.raw), height, terms.min_height, terms.min_time, held))
+        rules = state.bare_rules.get(txid, rules)  # of one that the store holds, those that it passed
+        state.add(Reservation(effect, terms.fee, len(tx.raw), height, terms.min_height, terms.min_time, held, rules))
         offer.answer = Admitted(txid, tx.raw, terms.fee, known=held)
 
 

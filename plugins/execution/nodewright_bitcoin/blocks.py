@@ -9,6 +9,8 @@ Invariants:
   coinbase in, bundles marked, applied marker, undo record), after which memory follows without a checkpoint. A crash
   before it leaves the old head, a crash after it the new one; both are found by reading the store alone.
 - A block's known transactions are neither read from nor written to the store: its bundles are marked.
+- An output's age decides by which script rules it is spent, so what the store holds from before an upgrade's height and a
+  block after it orders is created anew with that block, and all that descends from it.
 - ``revert`` makes a block's transactions reservations again, and takes out its coinbase with what descends from it.
 """
 
@@ -350,9 +352,17 @@ class Blocks:
                 await store.assign_bundle(part.mark, part.ids)
             marks = [part.mark for part in plan.parts]
             undo = Undo(plan.parent, plan.coinbase, marks).encode()
+            aged = await self._aged([key for key, _ in facts], block.height, lost)
+            if aged:
+                inside = {key for key, _ in facts}
+                create = [fact.effect for key, fact in facts if key in aged or not state.is_stored(key)]
+                create += [
+                    effect for effect in reversed(descendants_first(list(aged.values()))) if effect.txid not in inside
+                ]
             if plan.coinbase is not None:
                 create = [*create, plan.coinbase]
-            remove = [effect for effect in descendants_first(list(lost.values())) if state.is_stored(effect.txid)]
+            gone = descendants_first([*lost.values(), *aged.values()])
+            remove = [effect for effect in gone if state.is_stored(effect.txid)]
             with trio.CancelScope(shield=True):
                 await store.replace(remove, create, block.height, block, mined=marks, undo=undo)
                 engine.moved(block)
@@ -363,6 +373,22 @@ class Blocks:
             self._keep_recent(block.id, dict(facts))
             self.plans.clear()
             return late or None
+
+    async def _aged(
+        self, keys: list[bytes], height: int, lost: Mapping[bytes, UtxoTransaction]
+    ) -> dict[bytes, UtxoTransaction]:
+        """Of these, what the store has under a height of other rules, with its descendants that are stored and stay."""
+        state, rules = self.engine.state, self.engine.rules_at(height)
+        if not state.judged_by.keys() - {rules} and not state.bare:
+            return {}
+        roots = []
+        for key in keys:
+            reserved = state.get(key)
+            judged = reserved.rules if reserved is not None else state.bare_rules.get(key, rules)
+            if judged != rules and state.is_stored(key):
+                roots.append(key)
+        found = await self.family(roots)
+        return {key: effect for key, effect in found.items() if key not in lost and state.is_stored(key)}
 
     def _keep_recent(self, block: bytes, facts: dict[bytes, Fact]) -> None:
         """A shallow revert finds fees and sizes here; a deep one leaves its transactions bare."""
@@ -417,6 +443,17 @@ class Blocks:
     def _reserve_again(self, key: bytes, fact: Fact | None, height: int) -> None:
         state = self.engine.state
         if fact is None:
-            state.add_bare([key])
+            state.add_bare([key], self.engine.rules_at(height))
         else:
-            state.add(Reservation(fact.effect, fact.fee, fact.size, height, fact.min_height, fact.min_time, stored=True))
+            state.add(
+                Reservation(
+                    fact.effect,
+                    fact.fee,
+                    fact.size,
+                    height,
+                    fact.min_height,
+                    fact.min_time,
+                    stored=True,
+                    rules=self.engine.rules_at(height),
+                )
+            )

@@ -2,8 +2,9 @@
 
 Invariants:
 - A verdict depends on the bundle, its bodies and the rules of the next block's era, never on reservations: a reserved
-  transaction is only one whose body need not be seen again. Whether outputs are still unspent is not asked here: that
-  depends on the block, and ``blocks`` asks it. So a remembered verdict survives commits and reverts.
+  transaction is only one whose body need not be seen again, if it was judged by those very rules. Whether outputs are
+  still unspent is not asked here: that depends on the block, and ``blocks`` asks it. So a remembered verdict survives
+  commits and reverts.
 - A remembered bundle has every transaction's effect, fee and size; a block of remembered bundles needs no body.
 - What is remembered is bounded in transactions and can be had again by validating again.
 """
@@ -33,13 +34,14 @@ REMEMBERED_TRANSACTIONS = 2_000_000
 
 @define
 class Fact:
-    """What is known of one transaction whatever block holds it; see ``state.Reservation`` for the last two."""
+    """What is known of one transaction whatever block of these rules holds it; see ``state.Reservation``."""
 
     effect: UtxoTransaction
     fee: int
     size: int
     min_height: int
     min_time: int
+    rules: int
 
 
 @define
@@ -134,7 +136,7 @@ class Bundles:
             index = next(i for i, key in enumerate(keys) if key in keys[:i])
             return BundleInvalid("bad-txns-duplicate", "a transaction is in the bundle twice", index)
         rules = int(era_flags(height, self.engine.parameters))
-        facts: list[Fact | None] = [self._known(key) for key in keys]
+        facts: list[Fact | None] = [self._judged(key, rules) for key in keys]
         unknown = [index for index, fact in enumerate(facts) if fact is None]
         if unknown:
             bodies = bundle.bodies
@@ -149,10 +151,17 @@ class Bundles:
         return checked
 
     def _known(self, txid: bytes) -> Fact | None:
+        """By whatever rules it was judged: what a transaction creates does not depend on them."""
         reserved = self.engine.state.unmined.get(txid)
         if reserved is not None:
-            return Fact(reserved.effect, reserved.fee, reserved.size, reserved.min_height, reserved.min_time)
+            return Fact(
+                reserved.effect, reserved.fee, reserved.size, reserved.min_height, reserved.min_time, reserved.rules
+            )
         return self.pending.get(txid)
+
+    def _judged(self, txid: bytes, rules: int) -> Fact | None:
+        fact = self._known(txid)
+        return fact if fact is not None and fact.rules == rules else None
 
     async def _judge(
         self, keys: list[bytes], unknown: list[int], bodies: Sequence[bytes], facts: list[Fact | None], height: int
@@ -185,8 +194,9 @@ class Bundles:
             if isinstance(terms, RuleError):
                 return BundleInvalid(terms.code, terms.message, index)
             effect = UtxoTransaction(tx.txid, tx.spends, tx.outputs)
-            facts[index] = Fact(effect, terms.fee, len(tx.raw), terms.min_height, terms.min_time)
-            if (tx.txid, rules) not in engine.verified and tx.txid not in engine.state:
+            facts[index] = Fact(effect, terms.fee, len(tx.raw), terms.min_height, terms.min_time, rules)
+            passed = (tx.txid, rules) in engine.verified or engine.state.bare_rules.get(tx.txid) == rules
+            if not passed:
                 tasks.append(ScriptTask(tx, outputs))
                 owners.append(index)
         if tasks:

@@ -42,7 +42,7 @@ from nodewright_bitcoin.columns import Parsed, parse_batch
 from nodewright_bitcoin.encoding import sha256d
 from nodewright_bitcoin.network import ChainParameters
 from nodewright_bitcoin.policy import Policy
-from nodewright_bitcoin.rules import COIN
+from nodewright_bitcoin.rules import COIN, era_flags
 from nodewright_bitcoin.scripts import VerifiedCache
 from nodewright_bitcoin.staged import staged_outputs
 from nodewright_bitcoin.state import Reservation, Reservations, descendants_first, parents_first
@@ -88,10 +88,21 @@ class BitcoinEngine:
         self._bundles = Bundles(self)
         self._blocks = Blocks(self, self._bundles)
 
+    def rules_at(self, height: int) -> int:
+        """The script rules of the block at this height, as a number to compare by."""
+        return int(era_flags(height, self.parameters))
+
+    async def outdated(self) -> Sequence[bytes]:
+        """See ``interfaces.execution.Upgrading``: reservations judged by other script rules than the next block has."""
+        if self.applied_block is None:
+            return []
+        return self.state.judged_otherwise(self.rules_at(self.applied_block.height + 1))
+
     async def load(self) -> None:
         """Where the store stands, and which transactions it holds unmined (bare until the pool admits them again)."""
         self.applied_block = await self.store.applied()
-        self.state.add_bare([item.txid async for item in self.store.iterate_unmined()])
+        async for item in self.store.iterate_unmined():
+            self.state.add_bare([item.txid], self.rules_at(item.height))
 
     async def offload_batch(self, count: int, function: Callable[..., T], *arguments: Any) -> T:
         """One hop for a batch; none for a few."""

@@ -7,7 +7,8 @@ Invariants:
   its body has not been seen since the node started or a block was reverted. Fee and size of a bare one are unknown, so it
   is neither selected nor part of a bundle until its body comes again; it can still lose to a block (the store has its
   effect).
-- ``bare`` counts those.
+- ``bare`` counts those; ``bare_rules`` has the script rules of the block context that each was accepted under.
+- ``judged_by`` counts the reservations that are not bare by the script rules they were judged by.
 - ``spenders`` maps every outpoint spent by a reservation that is not bare to its id. No outpoint has two.
 - No method awaits: a caller never sees half a change.
 
@@ -34,7 +35,8 @@ def outpoint(txid: bytes, index: int) -> bytes:
 @define
 class Reservation:
     """``min_height`` is the lowest block that may hold it (lock time, coinbase maturity), ``min_time`` the least value of
-    the time its lock is compared with; ``height`` the block context it was admitted under."""
+    the time its lock is compared with; ``height`` the block context it was admitted under; ``rules`` the script rules
+    (``rules.era_flags``) it was judged by."""
 
     effect: UtxoTransaction
     fee: int
@@ -43,6 +45,7 @@ class Reservation:
     min_height: int = 0
     min_time: int = 0
     stored: bool = False
+    rules: int = 0
 
 
 class Reservations:
@@ -50,6 +53,8 @@ class Reservations:
         self.unmined: dict[bytes, Reservation | None] = {}
         self.spenders: dict[bytes, bytes] = {}
         self.bare = 0
+        self.bare_rules: dict[bytes, int] = {}
+        self.judged_by: dict[int, int] = {}
 
     def __contains__(self, txid: bytes) -> bool:
         return txid in self.unmined
@@ -60,27 +65,46 @@ class Reservations:
 
     def add(self, reservation: Reservation) -> None:
         effect = reservation.effect
-        if effect.txid in self.unmined and self.unmined[effect.txid] is None:
-            self.bare -= 1
-        self.unmined[effect.txid] = reservation
         txid = effect.txid
+        if txid in self.unmined:
+            self._uncount(txid, self.unmined[txid])
+        self.unmined[txid] = reservation
+        rules = reservation.rules
+        self.judged_by[rules] = self.judged_by.get(rules, 0) + 1
         for spent in effect.spends:
             self.spenders[spent] = txid
 
-    def add_bare(self, txids: Iterable[bytes]) -> None:
+    def add_bare(self, txids: Iterable[bytes], rules: int) -> None:
         for txid in txids:
             if txid not in self.unmined:
                 self.unmined[txid] = None
+                self.bare_rules[txid] = rules
                 self.bare += 1
+
+    def _uncount(self, txid: bytes, reservation: Reservation | None) -> None:
+        if reservation is None:
+            self.bare -= 1
+            del self.bare_rules[txid]
+            return
+        left = self.judged_by[reservation.rules] - 1
+        if left:
+            self.judged_by[reservation.rules] = left
+        else:
+            del self.judged_by[reservation.rules]
+
+    def judged_otherwise(self, rules: int) -> list[bytes]:
+        """Ids of reservations that are not bare and were judged by other rules. O(1) where there are none."""
+        if not self.judged_by.keys() - {rules}:
+            return []
+        return [txid for txid, one in self.unmined.items() if one is not None and one.rules != rules]
 
     def drop(self, txid: bytes) -> Reservation | None:
         """Released, evicted or mined. Unknown ids are ignored."""
         if txid not in self.unmined:
             return None
         reservation = self.unmined.pop(txid)
-        if reservation is None:
-            self.bare -= 1
-        else:
+        self._uncount(txid, reservation)
+        if reservation is not None:
             spenders = self.spenders
             for spent in reservation.effect.spends:
                 if spenders.get(spent) == txid:

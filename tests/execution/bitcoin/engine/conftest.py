@@ -66,8 +66,9 @@ def bundle_of(txs: Sequence[Transaction], bodies: bool = False) -> Bundle:
 class World:
     """One engine over one disk. ``reopen`` is a restart, with a crash before it if asked for."""
 
-    def __init__(self, disk: MemoryDisk) -> None:
+    def __init__(self, disk: MemoryDisk, **eras: int) -> None:
         self.disk = disk
+        self.eras = attrs.evolve(PARAMETERS, **eras)
         self.environment = SimulatedEnvironment()
         self.blocks: list[tuple[BlockRef, list[list[Transaction]]]] = []
 
@@ -75,7 +76,7 @@ class World:
         self.store = MemoryStore(self.disk, "world")
         async with open_utxo(self.store, self.environment) as utxo:
             self.utxo = utxo
-        self.engine = BitcoinEngine(self.utxo, NativeVerifier(), self.environment, PARAMETERS, Policy(), b"\x51", 1 << 20)
+        self.engine = BitcoinEngine(self.utxo, NativeVerifier(), self.environment, self.eras, Policy(), b"\x51", 1 << 20)
         await self.engine.load()
         await self.engine.genesis(DOCUMENT, GENESIS)
         return self
@@ -138,8 +139,8 @@ World.scripts = SCRIPTS
 def new_world():
     """Makes worlds: for tests that need one for each example."""
 
-    async def make() -> World:
-        return await World(MemoryDisk("stores.utxo")).open()
+    async def make(**eras: int) -> World:
+        return await World(MemoryDisk("stores.utxo"), **eras).open()
 
     return make
 

@@ -23,6 +23,9 @@ STEPS = st.lists(
     max_size=25,
 )
 
+# Upgrades may pass under all of it.
+ERAS = st.sampled_from([{}, {"genesis_height": 2, "chronicle_height": 4}])
+
 
 class Model:
     """``chain`` has each block's (transactions, coinbase outpoint); ``reserved`` in dependency order; ``journal`` what the
@@ -184,10 +187,10 @@ def path(request):
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-@given(steps=STEPS, seed=st.integers(0, 2**32))
-async def test_the_state_is_blocks_and_reservations_and_nothing_else(path, new_world, steps, seed):
+@given(steps=STEPS, seed=st.integers(0, 2**32), eras=ERAS)
+async def test_the_state_is_blocks_and_reservations_and_nothing_else(path, new_world, steps, seed, eras):
     rng = random.Random(seed)
-    world = await new_world()
+    world = await new_world(**eras)
     model = Model(world)
     start = await world.digest()
     for action in steps:
