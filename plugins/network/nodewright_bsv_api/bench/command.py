@@ -17,7 +17,7 @@ EXPLAIN = {
     "tps": "committed / seconds",
     "seconds": "from the first post until nothing was pending",
     "node_cpu_seconds": "CPU time of the node and its children in that time",
-    "load_cpu_seconds": "the part of it until the last answer",
+    "node_cpu_loading_seconds": "the part of it until the last answer",
     "verify_us": "one correct libsecp256k1 check here, with all cores busy",
     "efficiency": "committed x verify_us / node_cpu_seconds",
     "p50_ms": "median time of one POST /txs",
@@ -29,18 +29,23 @@ EXPLAIN = {
 
 
 class Progress:
-    """One line on standard error, rewritten in place on a terminal, a line per stage elsewhere."""
+    """On standard error what is done of each stage: one line, rewritten in place, on a terminal; elsewhere a line where a
+    stage begins, and one for each quarter of it."""
 
     def __init__(self) -> None:
         self._stage = ""
+        self._told = 0
 
     def __call__(self, stage: str, done: int, of: int) -> None:
         live = sys.stderr.isatty()
-        if stage != self._stage:
-            click.echo(("\n" if self._stage and live else "") + ("" if live else f"{stage} …"), err=True, nl=not live)
-            self._stage = stage
+        fresh = stage != self._stage
+        quarter = 4 * done // max(of, 1)
         if live:
-            click.echo(f"\r  {stage:<11} {done:>9,} / {of:,}   ", err=True, nl=False)
+            start = "\n" if fresh and self._stage else "\r"
+            click.echo(f"{start}  {stage:<11} {done:>9,} / {of:,}   ", err=True, nl=False)
+        elif fresh or quarter > self._told:
+            click.echo(f"{stage:<11} {done:>9,} / {of:,}", err=True)
+        self._stage, self._told = stage, quarter if fresh else max(quarter, self._told)
 
 
 def _settings(pairs: tuple[str, ...]) -> dict[str, str]:

@@ -80,7 +80,7 @@ def _measured(plan: Plan, node: NodeProcess, scratch: Path, progress: Progress) 
         before = cpu_seconds(node.pid)
         started = time.perf_counter()
         result = _load(url, path, plan.connections, batches, progress)
-        load_cpu = cpu_seconds(node.pid) - before
+        loading_cpu = cpu_seconds(node.pid) - before
         refused = {line.partition(":")[0] for line in result["refusals"]}
         accepted = [raw for raw in raws if sha256d(raw)[::-1].hex() not in refused]
         _commit(client, plan, len(accepted), progress)
@@ -97,7 +97,7 @@ def _measured(plan: Plan, node: NodeProcess, scratch: Path, progress: Progress) 
             "tps": done / seconds,
             "seconds": seconds,
             "node_cpu_seconds": cpu,
-            "load_cpu_seconds": load_cpu,
+            "node_cpu_loading_seconds": loading_cpu,
             "verify_us": yardstick,
             "efficiency": done * yardstick / 1e6 / cpu,
             "p50_ms": percentile(result["latencies"], 0.5) * 1000,
