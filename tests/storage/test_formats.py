@@ -63,7 +63,7 @@ async def test_in_a_key_value_store(tmp_path: Path) -> None:
         batch = WriteBatch()
         batch.put(META_TABLE, FORMAT_KEY, b"[]")
         await store.commit(batch)
-        with pytest.raises(StoreCorrupt):
+        with pytest.raises(StoreCorrupt, match=r"^stores\.chain: .*restore"):
             await check_format(store, RECORD, "stores.chain")
 
 
@@ -76,6 +76,25 @@ async def test_in_a_blob_store(tmp_path: Path) -> None:
     async with open_files(FilesConfig(), NONE, LocalEnvironment(tmp_path)) as store:
         merged = await check_blob_format(store, attrs.evolve(RECORD, extra={"subtree": "1"}), "stores.blobs")
         assert merged.extra == {"pool": "1", "subtree": "1"}
+
+
+@pytest.mark.parametrize(
+    ("damage", "what"),
+    [
+        (lambda raw: raw[:-5], "no JSON"),
+        (lambda raw: b"\xff" + raw, "no JSON"),
+        (lambda raw: b"[]", "no table"),
+        (lambda raw: raw.replace(b'"genesis": "', b'"genesis": "zz'), "genesis"),
+        (lambda raw: raw.replace(b'"network"', b'"netwerk"'), "network"),
+        (lambda raw: b" " * 100_000, "100000 bytes"),
+    ],
+)
+def test_damage_is_said_in_words(damage: Any, what: str) -> None:
+    with pytest.raises(StoreCorrupt) as caught:
+        decode_format(damage(encode_format(RECORD)), "stores.blobs")
+    sentence = str(caught.value)
+    assert sentence.startswith("stores.blobs: ") and what in sentence and "restore" in sentence
+    assert "fromhex" not in sentence and "position" not in sentence and "char" not in sentence
 
 
 @given(

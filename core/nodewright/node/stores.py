@@ -80,10 +80,10 @@ def opened_store(planned: PlannedComponent, raw: Any) -> OpenedStore | None:
 async def check_network(store: OpenedStore, genesis: Genesis) -> None:
     """Raises FormatMismatch if the store was made for another network."""
     if store.contract == KEY_VALUE:
-        held = await read_format(store.raw)
+        held = await read_format(store.raw, store.slot)
     else:
         blob = await store.raw.get(META_KIND, FORMAT_KEY)
-        held = None if blob is None else decode_format(blob)
+        held = None if blob is None else decode_format(blob, store.slot)
     if held is not None:
         merge(held, evolve(held, network=genesis.network, genesis=genesis.hash, extra={}), store.slot)
 

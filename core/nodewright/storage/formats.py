@@ -18,11 +18,13 @@ META_TABLE = "meta"
 META_KIND = "meta"
 FORMAT_KEY = b"format"
 _MAX_RECORD_BYTES = 64 * 1024
+_TEXTS = ("store", "consensus", "execution", "network", "genesis")
 
 
-async def read_format(store: KeyValueStore) -> FormatRecord | None:
+async def read_format(store: KeyValueStore, slot: str = "the store") -> FormatRecord | None:
+    """Raises StoreCorrupt; ``slot`` names the store in its sentence."""
     (row,) = await store.get_many(META_TABLE, [FORMAT_KEY])
-    return None if row is None else decode_format(row)
+    return None if row is None else decode_format(row, slot)
 
 
 async def write_format(store: KeyValueStore, record: FormatRecord) -> None:
@@ -35,7 +37,7 @@ async def write_format(store: KeyValueStore, record: FormatRecord) -> None:
 async def check_format(store: KeyValueStore, record: FormatRecord, slot: str) -> FormatRecord:
     """Write the record if the store has none, else compare. Returns the record now in the store. Raises FormatMismatch
     naming each difference and what to run; ``slot`` names the store in that sentence."""
-    held = await read_format(store)
+    held = await read_format(store, slot)
     merged = merge(held, record, slot)
     if merged != held:
         await write_format(store, merged)
@@ -45,7 +47,7 @@ async def check_format(store: KeyValueStore, record: FormatRecord, slot: str) ->
 async def check_blob_format(store: BlobStore, record: FormatRecord, slot: str) -> FormatRecord:
     """As ``check_format``, for a blob store."""
     raw = await store.get(META_KIND, FORMAT_KEY)
-    held = None if raw is None else decode_format(raw)
+    held = None if raw is None else decode_format(raw, slot)
     merged = merge(held, record, slot)
     if merged != held:
         if held is not None:
@@ -97,18 +99,41 @@ def encode_format(record: FormatRecord) -> bytes:
     return json.dumps(document, sort_keys=True).encode()
 
 
-def decode_format(raw: bytes) -> FormatRecord:
+def decode_format(raw: bytes, slot: str = "the store") -> FormatRecord:
+    """Raises StoreCorrupt, whose sentence begins with ``slot``."""
     try:
         if len(raw) > _MAX_RECORD_BYTES:
-            raise ValueError("too long")
-        document: dict[str, Any] = json.loads(raw)
-        return FormatRecord(
-            store=str(document["store"]),
-            consensus=str(document["consensus"]),
-            execution=str(document["execution"]),
-            network=str(document["network"]),
-            genesis=bytes.fromhex(document["genesis"]),
-            extra={str(name): str(value) for name, value in document["extra"].items()},
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoreCorrupt(f"the store's format record is unreadable ({error}); restore the store from a copy") from error
+            raise ValueError(f"it has {len(raw)} bytes")
+        return _record(_document(raw))
+    except ValueError as error:
+        raise StoreCorrupt(
+            f"{slot}: its format record is damaged ({error}): stop the node and restore the store from a copy, or begin "
+            "anew in another --data-dir"
+        ) from error
+
+
+def _document(raw: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise ValueError("it is no JSON") from None
+    if not isinstance(document, dict):
+        raise ValueError("it is no table")
+    return document
+
+
+def _record(document: dict[str, Any]) -> FormatRecord:
+    for name in _TEXTS:
+        if not isinstance(document.get(name), str):
+            raise ValueError(f"it has no text under {name}")
+    store, consensus, execution, network, genesis = (document[name] for name in _TEXTS)
+    extra = document.get("extra")
+    if not isinstance(extra, dict):
+        raise ValueError("it has no table under extra")
+    try:
+        hash = bytes.fromhex(genesis)
+    except ValueError:
+        raise ValueError("genesis is not written in hexadecimal digits") from None
+    return FormatRecord(
+        store, consensus, execution, network, hash, {str(name): str(value) for name, value in extra.items()}
+    )
