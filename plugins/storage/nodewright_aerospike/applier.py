@@ -15,7 +15,8 @@ Invariants:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import trio
@@ -26,7 +27,7 @@ from nodewright.interfaces.environment import Environment
 from nodewright.node.journal import SegmentLog
 from nodewright.storage.utxo_records import SPENT, TX
 from nodewright_aerospike.entry import Tables, decode
-from nodewright_aerospike.layout import PART_BYTES, SPENDERS, STORE_BYTES, Layout, parts_of
+from nodewright_aerospike.layout import PART_BYTES, SPENDERS, STORE_BYTES, Layout, parts_of, spender_place
 from nodewright_aerospike.overlay import Commit, Overlay
 from nodewright_aerospike.owner import Ownership
 from nodewright_aerospike.problems import FULL, ServerAway, away, final
@@ -273,39 +274,41 @@ class Applier:
         number = commits[-1].number
         tables, respent = merge(commits)
         surplus = await offload(self._surplus_parts, tables) if self.ownership.large else []
-        writes = await offload(self.layout.writes, tables, respent, number, redo)
-        refused = await self._send(writes, self.server.newer_than(number))
+        condition = self.server.newer_than(number)
+        refused = await self._send(self.layout.writes(tables, respent, number, redo), condition)
         if refused:
             again = await offload(self._look_into, refused, tables, number)
-            if await self._send(again, self.server.newer_than(number)):
+            if await self._send(again, condition):
                 raise StoreCorrupt(self._foreign())
         if surplus:
             await offload(self.server.remove_all, surplus)
 
-    async def _send(self, writes: Sequence[Any], condition: Any) -> list[Any]:
-        step = self.server.config.batch_records
-        parts = deque(writes[start : start + step] for start in range(0, len(writes), step))
+    async def _send(self, writes: Iterator[Any], condition: Any) -> list[Any]:
+        """Make and send the writes, some at a time. Returns those refused because of an element that is there already."""
+        offload = self._environment.offload
+        making = trio.Lock()
         refused: list[Any] = []
         errors: list[Exception] = []
 
         async def send() -> None:
-            while parts and not errors:
+            while not errors:
+                async with making:
+                    part: list[Any] = await offload(list, islice(writes, self.server.config.batch_records))
+                if not part:
+                    return
                 try:
-                    refused.extend(await self._environment.offload(self.server.write_all, parts.popleft(), condition))
+                    refused.extend(await offload(self.server.write_all, part, condition))
                 except (NodewrightError, ServerAway) as error:
                     errors.append(error)
 
-        if len(parts) <= 1:
-            await send()
-        else:
-            async with trio.open_nursery() as nursery:
-                for _ in range(min(self.server.config.writers, len(parts))):
-                    nursery.start_soon(send)
+        async with trio.open_nursery() as nursery:
+            for _ in range(self.server.config.writers):
+                nursery.start_soon(send)
         if errors:
             raise errors[0]
         return refused
 
-    def _look_into(self, refused: Sequence[Any], tables: Tables, number: int) -> list[Any]:
+    def _look_into(self, refused: Sequence[Any], tables: Tables, number: int) -> Iterator[Any]:
         """Of writes refused because an output has a spender: raises StoreCorrupt if it is another one. It is the same where
         an answer was lost: what else such a write brings is written again."""
         keys: list[Key] = [write.key for write in refused]
@@ -315,7 +318,8 @@ class Applier:
         }
         spent = tables.get(SPENT, {})
         left: dict[bytes, bytes | None] = {}
-        for (key, index), (outpoint, spender) in zip(self.layout.spender_keys(spent), spent.items(), strict=True):
+        for outpoint, spender in spent.items():
+            key, index = spender_place(outpoint)
             if key not in held:
                 continue
             there = held[key].get(index)

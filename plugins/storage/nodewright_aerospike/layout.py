@@ -24,7 +24,8 @@ Invariants:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import struct
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from nodewright.storage.utxo_records import SPENT, TX
@@ -43,6 +44,33 @@ SPENDERS = "s"
 
 def parts_of(size: int) -> int:
     return -(-size // PART_BYTES)
+
+
+_outpoint = struct.Struct("<32sI").unpack
+
+
+def spender_place(outpoint: bytes) -> tuple[bytes, int]:
+    """(key of the record without the store, output index)"""
+    txid, index = _outpoint(outpoint)
+    return (txid if index < OUTPUTS_PER_RECORD else txid + (index // OUTPUTS_PER_RECORD).to_bytes(4, "big")), index
+
+
+def split_spenders(
+    rows: dict[bytes, bytes | None], respent: set[bytes]
+) -> tuple[dict[bytes, dict[int, bytes]], dict[bytes, list[int]]]:
+    """By record: spenders to be put, and indexes whose spenders are taken out first."""
+    put: dict[bytes, dict[int, bytes]] = {}
+    gone: dict[bytes, list[int]] = {}
+    for outpoint, spender in rows.items():
+        key, index = spender_place(outpoint)
+        if spender is None or (respent and outpoint in respent):
+            gone.setdefault(key, []).append(index)
+        if spender is not None:
+            if key in put:
+                put[key][index] = spender
+            else:
+                put[key] = {index: spender}
+    return put, gone
 
 
 class Layout:
@@ -72,20 +100,9 @@ class Layout:
     # --- where rows are ----------------------------------------------------------------------------------------------
 
     def keys(self, table: str, keys: Iterable[bytes]) -> list[tuple[str, str, bytearray]]:
-        """Records of rows; not for ``utxo_spent``."""
+        """Records of rows; those of ``utxo_spent`` are found by ``spender_place``."""
         namespace, name, store = self.namespace, self.set_of(table), self.id
         return [(namespace, name, bytearray(store + key)) for key in keys]
-
-    def spender_keys(self, outpoints: Iterable[bytes]) -> list[tuple[bytes, int]]:
-        """(record's key without the store, output index) of each."""
-        found = []
-        for outpoint in outpoints:
-            index = int.from_bytes(outpoint[32:], "little")
-            if index < OUTPUTS_PER_RECORD:
-                found.append((outpoint[:32], index))
-            else:
-                found.append((outpoint[:32] + (index // OUTPUTS_PER_RECORD).to_bytes(4, "big"), index))
-        return found
 
     def part_keys(self, table: str, key: bytes, first: int, last: int) -> list[tuple[str, str, bytearray]]:
         start = self.id + bytes([len(table)]) + table.encode() + key
@@ -93,22 +110,24 @@ class Layout:
 
     # --- writes ------------------------------------------------------------------------------------------------------
 
-    def writes(self, tables: Tables, respent: set[bytes], number: int, tombstones: bool) -> list[Any]:
-        """The driver's write records that bring all rows of ``tables`` to the server. ``respent`` are outpoints whose
-        former spender is taken out before the new one is put. A row that is deleted where none is leaves nothing, unless
-        ``tombstones``: for when a write of an earlier group may still be under way."""
+    def writes(self, tables: Tables, respent: set[bytes], number: int, tombstones: bool) -> Iterator[Any]:
+        """The driver's write records that bring all rows of ``tables`` to the server, made one by one; each record of the
+        server is written once. ``respent`` are outpoints whose former spender is taken out before the new one is put. A row
+        that is deleted where none is leaves nothing, unless ``tombstones``: for when a write of an earlier group may still
+        be under way."""
         write = self._driver.operations.write
         stamp = write(NUMBER, number)
         nothing = self._driver.aerospike.null()
         make, policy = self._driver.records.Write, self._send_key
         delete = policy if tombstones else self._update
-        made: list[Any] = []
-        transactions: dict[bytes, list[Any]] = {}
+        namespace, store = self.namespace, self.id
+        put, gone = split_spenders(tables[SPENT], respent) if SPENT in tables else ({}, {})
         for table, rows in tables.items():
             if table == SPENT:
                 continue
             name = self.bin_of(table)
-            namespace, set_name, store = self.namespace, self.set_of(table), self.id
+            spent = table == TX
+            set_name = self.set_of(table)
             for key, value in rows.items():
                 terms = policy
                 if value is None:
@@ -120,50 +139,33 @@ class Layout:
                     operations = [write(name, len(value)), stamp]
                     for part, part_key in enumerate(self.part_keys(table, key, 0, parts_of(len(value)))):
                         piece = value[part * PART_BYTES : (part + 1) * PART_BYTES]
-                        made.append(make(part_key, [write(VALUE, piece), stamp], None, policy))
-                if name == ROW:
-                    transactions[key] = operations
-                made.append(make((namespace, set_name, bytearray(store + key)), operations, None, terms))
-        if SPENT in tables:
-            self._spenders(tables[SPENT], respent, stamp, transactions, made, delete)
-        return made
-
-    def _spenders(
-        self,
-        rows: dict[bytes, bytes | None],
-        respent: set[bytes],
-        stamp: Any,
-        transactions: dict[bytes, list[Any]],
-        made: list[Any],
-        delete: dict[str, Any],
-    ) -> None:
-        """Adds to the writes of ``transactions`` where there are any: a record is written once in a batch."""
-        put: dict[bytes, dict[int, bytes]] = {}
-        gone: dict[bytes, list[int]] = {}
-        for (key, index), (outpoint, spender) in zip(self.spender_keys(rows), rows.items(), strict=True):
-            if spender is None or (respent and outpoint in respent):
-                gone.setdefault(key, []).append(index)
-            if spender is not None:
-                put.setdefault(key, {})[index] = spender
-        maps = self._driver.maps
-        none = self._driver.aerospike.MAP_RETURN_NONE
-        make, policy = self._driver.records.Write, self._send_key
-        namespace, set_name, store = self.namespace, self.transactions, self.id
-        for key in {**put, **gone} if gone else put:
-            operations = transactions.get(key)
-            if operations is None:
-                operations = [stamp]
-                terms = policy if key in put else delete
-                made.append(make((namespace, set_name, bytearray(store + key)), operations, None, terms))
-            if gone and key in gone:
-                operations.append(maps.map_remove_by_key_list(SPENDERS, gone[key], none))
+                        yield make(part_key, [write(VALUE, piece), stamp], None, policy)
+                if spent:
+                    if gone and key in gone:
+                        operations.append(self._take_out(gone.pop(key)))
+                    if key in put:
+                        operations.append(self._put(put.pop(key)))
+                        terms = policy
+                yield make((namespace, set_name, bytearray(store + key)), operations, None, terms)
+        set_name = self.transactions
+        for key, indexes in gone.items():
+            operations = [stamp, self._take_out(indexes)]
+            terms = delete
             if key in put:
-                spenders = put[key]
-                if len(spenders) == 1:
-                    ((index, spender),) = spenders.items()
-                    operations.append(maps.map_put(SPENDERS, index, spender, self._create_only))
-                else:
-                    operations.append(maps.map_put_items(SPENDERS, spenders, self._create_only))
+                operations.append(self._put(put.pop(key)))
+                terms = policy
+            yield make((namespace, set_name, bytearray(store + key)), operations, None, terms)
+        for key, spenders in put.items():
+            yield make((namespace, set_name, bytearray(store + key)), [stamp, self._put(spenders)], None, policy)
+
+    def _put(self, spenders: dict[int, bytes]) -> Any:
+        if len(spenders) == 1:
+            ((index, spender),) = spenders.items()
+            return self._driver.maps.map_put(SPENDERS, index, spender, self._create_only)
+        return self._driver.maps.map_put_items(SPENDERS, spenders, self._create_only)
+
+    def _take_out(self, indexes: list[int]) -> Any:
+        return self._driver.maps.map_remove_by_key_list(SPENDERS, indexes, self._driver.aerospike.MAP_RETURN_NONE)
 
     # --- reading -----------------------------------------------------------------------------------------------------
 

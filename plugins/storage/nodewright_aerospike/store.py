@@ -29,7 +29,7 @@ from nodewright.storage.utxo_records import SPENT, TX
 from nodewright_aerospike.applier import Applier
 from nodewright_aerospike.entry import Tables, encode
 from nodewright_aerospike.keyindex import KeyIndex
-from nodewright_aerospike.layout import NUMBER, PART_BYTES, SPENDERS, STORE_BYTES, VALUE, parts_of
+from nodewright_aerospike.layout import NUMBER, PART_BYTES, SPENDERS, STORE_BYTES, VALUE, parts_of, spender_place
 from nodewright_aerospike.overlay import Commit
 
 CAPABILITIES = frozenset({"ordered"})
@@ -95,7 +95,7 @@ class Rows:
         return [held_in(bins, name) for bins in self.server.read(self.layout.keys(table, keys), [name, NUMBER])]
 
     def _read_spent(self, table: str, keys: Sequence[bytes]) -> list[Held]:
-        places = self.layout.spender_keys(keys)
+        places = list(map(spender_place, keys))
         records = list(dict.fromkeys(key for key, _ in places))
         rows = self.server.read(self.layout.keys(TX, records), [SPENDERS])
         spenders = {key: (bins or {}).get(SPENDERS) or {} for key, bins in zip(records, rows, strict=True)}
