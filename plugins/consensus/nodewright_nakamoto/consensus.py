@@ -9,6 +9,8 @@ Control commands:
 ``generate`` (``count`` 1 to 10,000, ``payout`` script bytes) → block ids, in order
 ``invalidate_block`` / ``reconsider_block`` (``id``) → the head afterwards
 ``publish`` → store and announce what is assembled now
+``submit_block`` (``header`` 80 bytes, ``transactions`` raw, coinbase first) → ``{hash, height, accepted, on_best_chain,
+reason}``; see ``flat`` for what is refused
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from nodewright_nakamoto.bundles import BundleKeeper
 from nodewright_nakamoto.chain import Chain, display
 from nodewright_nakamoto.config import NakamotoConfig
 from nodewright_nakamoto.fetch import Fetcher
+from nodewright_nakamoto.flat import FlatBlocks
 from nodewright_nakamoto.gauges import Gauges
 from nodewright_nakamoto.messages import SubtreeAnnouncement
 from nodewright_nakamoto.queries import Queries, difficulty_of
@@ -64,7 +67,8 @@ class Nakamoto:
         self._running = False
         self._keeper = BundleKeeper(chain, config.max_unmined_bundles, config.max_subtree_data_bytes)
         self.assembly = Assembly(chain, self._keeper, config, self._announce, health)
-        self._queries = Queries(chain)
+        self._flat = FlatBlocks(chain, self._keeper, config.subtree_size, self._asked_for)
+        self._queries = Queries(chain, self._flat)
         self._sync: Synchroniser | None = None
         self._server: Server | None = None
         self._gauges = Gauges(metrics, self) if metrics is not None else None
@@ -104,6 +108,10 @@ class Nakamoto:
         assembler = Assembler(config.subtree_size)
         parts = Chain(built, store, execution, pool, events, assembler, environment)
         return cls(config, parts, transport, metrics, health)
+
+    def _asked_for(self) -> set[bytes]:
+        followers = self._sync.followers if self._sync is not None else []
+        return {one.best.id for one in followers if one.best is not None}
 
     async def _announce(self, announcement: SubtreeAnnouncement) -> None:
         if self._sync is not None:
@@ -301,3 +309,6 @@ class Nakamoto:
 
     async def _control_publish(self) -> None:
         await self.assembly.publish_now()
+
+    async def _control_submit_block(self, header: bytes, transactions: Sequence[bytes]) -> dict[str, Any]:
+        return await self._flat.submit(header, transactions)

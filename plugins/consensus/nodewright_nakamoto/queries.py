@@ -10,18 +10,24 @@
 ``bundle`` (``id``): ``{hash, count, fees, size, conflicting, transactions: [{txid, fee, size}]}``, or None
 ``bundle_ids`` (``id``): 32·n bytes of transaction ids without the placeholder, or None
 ``bundle_data`` (``id``): the concatenated transactions in leaf order, or None
+For peers that know Bitcoin's flat form (``flat`` says what is in each answer):
+``locator``: ids from the tip back to genesis. ``headers_after`` (``locator``, ``stop``, ``count``): raw headers
+``judge_headers`` (``headers`` raw, lowest first): what following them would bring
+``flat_block`` (``id``, ``max_bytes``): header and all transactions, or None
 ``assembly``: ``{sealed, open, transactions, subtree_size, series}``
 Ids are raw bytes on the way in and display hex on the way out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from nodewright.errors import UnknownQuery
 from nodewright_nakamoto import merkle, subtree
 from nodewright_nakamoto.chain import Chain, display
-from nodewright_nakamoto.chainindex import Node
+from nodewright_nakamoto.chainindex import MAX_LOCATOR, Node
+from nodewright_nakamoto.flat import FlatBlocks, locate_headers
 from nodewright_nakamoto.header import target_of
 from nodewright_nakamoto.messages import MAX_HEADERS
 from nodewright_nakamoto.subtree import FirstSubtree
@@ -34,8 +40,9 @@ def difficulty_of(bits: int) -> float:
 
 
 class Queries:
-    def __init__(self, chain: Chain) -> None:
+    def __init__(self, chain: Chain, flat: FlatBlocks) -> None:
         self._chain = chain
+        self._flat = flat
 
     async def query(self, kind: str, arguments: dict[str, Any]) -> Any:
         handler = getattr(self, f"_query_{kind}", None)
@@ -190,6 +197,20 @@ class Queries:
 
     async def _query_bundle_data(self, id: bytes) -> bytes | None:
         return await self._chain.store.subtree_data(id)
+
+    async def _query_locator(self) -> list[bytes]:
+        return self._chain.index.locator(self._chain.index.best)
+
+    async def _query_headers_after(
+        self, locator: Sequence[bytes], stop: bytes = b"", count: int = MAX_HEADERS
+    ) -> list[bytes]:
+        return locate_headers(self._chain, locator[:MAX_LOCATOR], stop, max(0, min(count, MAX_HEADERS)))
+
+    async def _query_judge_headers(self, headers: Sequence[bytes]) -> dict[str, Any]:
+        return self._flat.judge_headers(headers)
+
+    async def _query_flat_block(self, id: bytes, max_bytes: int = 1 << 32) -> bytes | None:
+        return await self._flat.flat_block(id, max_bytes)
 
     async def _query_assembly(self) -> dict[str, Any]:
         assembler = self._chain.assembler
