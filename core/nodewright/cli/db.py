@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nodewright.db.progress import Advance
     from nodewright.db.stopped import StoppedNode, StoreSlot
     from nodewright.db.transfer import Moved
+    from nodewright.plugins.specs import Repair
 
 STORE_SETTINGS = "stores."  # overrides that a snapshot keeps: how its stores were named, nothing else of the operator's
 
@@ -60,14 +61,20 @@ def _folder(plan: Plan, data_dir: Path | None) -> Path:
     return (data_dir if data_dir is not None else Path(DATA_FOLDER, plan.profile)).absolute()
 
 
-def _run(plan: Plan, data_dir: Path | None, work: Callable[[StoppedNode], Awaitable[None]]) -> None:
-    """``work`` on the stopped node's opened stores."""
+def _run(
+    plan: Plan,
+    data_dir: Path | None,
+    work: Callable[[StoppedNode], Awaitable[None]],
+    upgrading: bool = False,
+    without: frozenset[str] = frozenset(),
+) -> None:
+    """``work`` on the stopped node's opened stores; see ``stopped_node``."""
     import trio
 
     from nodewright.db.stopped import stopped_node
 
     async def main() -> None:
-        async with stopped_node(plan, _folder(plan, data_dir), _logger(plan)) as node:
+        async with stopped_node(plan, _folder(plan, data_dir), _logger(plan), upgrading, without) as node:
             await work(node)
 
     trio.run(main)
@@ -198,7 +205,7 @@ def _owner_text(owner: dict[str, Any] | None) -> str:
     return f"node {owner['node']!r} (pid {owner['pid']} on {owner['host']}), epoch {owner['epoch']}"
 
 
-# --- verify, compact, upgrade --------------------------------------------------------------------------------------------
+# --- verify, compact, upgrade, repair ------------------------------------------------------------------------------------
 
 
 @db.command()
@@ -220,7 +227,10 @@ def verify(request: ProfileRequest, data_dir: Path | None) -> None:
 
     _run(plan, data_dir, work)
     if findings.count:
-        raise StoreError(f"{findings.count} damaged: restore the data from a snapshot, or start anew in another --data-dir")
+        raise StoreError(
+            f"{findings.count} damaged: restore the data from a snapshot, save what is whole with  nodewright db repair  , "
+            "or start anew in another --data-dir"
+        )
     click.echo("OK: nothing is damaged")
 
 
@@ -248,9 +258,18 @@ def compact(request: ProfileRequest, data_dir: Path | None) -> None:
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 def upgrade(request: ProfileRequest, data_dir: Path | None, dry_run: bool) -> None:
     """Bring stores to the formats that this version writes, by numbered migrations."""
+    import trio
+
+    from nodewright.db.tools import pending_migrations
     from nodewright.db.upgrade import apply_upgrade, plan_upgrade
 
     plan = request.compose()[1]
+    pending = trio.run(pending_migrations, plan, _folder(plan, data_dir), _logger(plan))
+    for found in pending:
+        click.echo(f"{found.slot}: {found.store}: {len(found.migrations)} migrations of its own")
+        for migration in found.migrations:
+            click.echo(f"  {migration.number}: {migration.summary}")
+    left = frozenset(found.slot for found in pending) if dry_run else frozenset()
 
     async def work(node: StoppedNode) -> None:
         upgrades = [await plan_upgrade(store) for store in node.stores]
@@ -272,14 +291,54 @@ def upgrade(request: ProfileRequest, data_dir: Path | None, dry_run: bool) -> No
                 )
                 + ": use the version that wrote the data, or start anew in another --data-dir"
             )
-        if not any(planned.steps for planned in upgrades):
+        if pending and not dry_run:
+            click.echo(
+                f"{sum(len(found.migrations) for found in pending)} migrations were applied by the stores themselves"
+            )
+        if not pending and not any(planned.steps for planned in upgrades):
             click.echo("nothing to do; formats of consensus and execution are compared when the node starts")
         elif not dry_run:
             for planned in upgrades:
                 await apply_upgrade(planned)
             click.echo("done")
 
-    _run(plan, data_dir, work)
+    _run(plan, data_dir, work, upgrading=not dry_run, without=left)
+
+
+@db.command()
+@profile_options
+@data_dir_option
+@click.option("--store", "slots", multiple=True, metavar="SLOT", help="Only this one, such as stores.chain. Repeatable.")
+def repair(request: ProfileRequest, data_dir: Path | None, slots: tuple[str, ...]) -> None:
+    """Save what is whole of damaged stores, and say what was not.
+
+    A store that is not damaged is left as it is. One that is damaged is copied aside before anything is changed.
+
+    Exit codes: 0 nothing was lost, 1 something was.
+    """
+    import trio
+
+    from nodewright.db.tools import repair_stores
+
+    plan = request.compose()[1]
+    lost: list[str] = []
+
+    def tell(slot: str, done: Repair | None) -> None:
+        if done is None:
+            click.echo(f"{slot}: its plugin repairs nothing")
+            return
+        for line in done.lines:
+            click.echo(f"{slot}: {line}")
+        if done.lost:
+            lost.append(slot)
+
+    trio.run(repair_stores, plan, _folder(plan, data_dir), _logger(plan), slots, tell)
+    if lost:
+        raise StoreError(
+            f"{', '.join(lost)}: what was lost is not back, and rows that were replaced or deleted there may be: restore a "
+            "snapshot or start anew in another --data-dir; to go on with what is left, run  nodewright db verify  first"
+        )
+    click.echo("OK: nothing was lost; run  nodewright db verify  before the node")
 
 
 # --- copy, snapshot, restore ---------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ Invariants:
 - what depends on a store decides how it is looked at: ``rows`` (tables of a key-value store, also under the ``utxo``
   adapter) or ``bodies`` (a blob store, or the ``blob`` adapter over a key-value store). A store that keeps unspent outputs
   in a form of its own has neither;
+- no store is made and none is changed by looking at it (``tools``), except where it is to be filled or upgraded;
 - a store behind another is opened for that one, and is looked at through it only.
 """
 
@@ -21,6 +22,7 @@ from attrs import frozen
 
 from nodewright.composition.folders import folder_of
 from nodewright.composition.plan import Plan, PlannedComponent
+from nodewright.db.tools import require_current, require_store
 from nodewright.environment import NodeEnvironment
 from nodewright.errors import FormatMismatch, StoreCorrupt, StoreError
 from nodewright.interfaces.storage import BlobStore, Compaction, FormatRecord, KeyValueStore, KindListing, TableListing
@@ -31,6 +33,7 @@ from nodewright.storage.blob_adapter import open_blobs
 from nodewright.storage.formats import FORMAT_KEY, META_KIND, decode_format, encode_format, read_format, write_format
 from nodewright.storage.lease import Owner, read_owner
 
+ANY, EXISTING, UPGRADED = "any", "existing", "upgraded"
 UNFINISHED = "unfinished "  # what the family of a folder starts with while a copy or restore fills it
 
 
@@ -166,8 +169,11 @@ def write_record(folder: Path, record: FolderRecord) -> None:
 
 
 @asynccontextmanager
-async def stopped_node(plan: Plan, folder: Path, logger: object) -> AsyncIterator[StoppedNode]:
-    """Raises StoreLocked naming the node that runs, StoreError, FormatMismatch where the profile is of another network."""
+async def stopped_node(
+    plan: Plan, folder: Path, logger: object, upgrading: bool = False, without: frozenset[str] = frozenset()
+) -> AsyncIterator[StoppedNode]:
+    """``upgrading`` lets stores apply their migrations; slots ``without``, and what stands before them, are not opened.
+    Raises StoreLocked naming the node that runs, StoreError, FormatMismatch where the profile is of another network."""
     record = read_record(folder)
     if (plan.family, plan.network.id) != (record.family, record.network):
         raise FormatMismatch(
@@ -178,7 +184,7 @@ async def stopped_node(plan: Plan, folder: Path, logger: object) -> AsyncIterato
     environment = NodeEnvironment(plan.node.name, folder, logger)
     async with AsyncExitStack() as stack:
         stack.enter_context(held_folder(folder, environment))
-        stores = await open_stores(plan, environment, stack)
+        stores = await open_stores(plan, environment, stack, EXISTING if not upgrading else UPGRADED, without)
         yield StoppedNode(plan, folder, record, owner, stores, environment)
 
 
@@ -196,20 +202,45 @@ def fresh_folder(folder: Path, environment: NodeEnvironment, record: FolderRecor
         yield
 
 
-async def open_stores(plan: Plan, environment: NodeEnvironment, stack: AsyncExitStack) -> tuple[StoreSlot, ...]:
-    """In the plan's order, without those behind others."""
+async def open_stores(
+    plan: Plan,
+    environment: NodeEnvironment,
+    stack: AsyncExitStack,
+    expect: str = ANY,
+    without: frozenset[str] = frozenset(),
+) -> tuple[StoreSlot, ...]:
+    """In the plan's order, without those behind others. ``expect`` is ANY, where stores are made that are not there;
+    EXISTING, where that is refused, and one that would migrate as well; UPGRADED, where only the first is."""
     opened: dict[str, object] = {}  # by slot: what a store in front of it is given
-    return tuple(
-        [
-            store
-            for planned in plan.of_kind("storage")
-            if (store := await _open(plan, planned, environment, stack, opened)) is not None
-        ]
-    )
+    await _look(plan, environment, expect, without)
+    left = set(without)
+    stores = []
+    for planned in plan.of_kind("storage"):
+        if planned.slot in left or planned.requires.keys() & left:
+            left.add(planned.slot)
+            continue
+        store = await _open(plan, planned, environment, stack, opened)
+        if store is not None:
+            stores.append(store)
+    return tuple(stores)
+
+
+async def _look(plan: Plan, environment: NodeEnvironment, expect: str, without: frozenset[str]) -> None:
+    """All are looked for before any is opened: a refusal leaves everything as it was."""
+    for planned in plan.of_kind("storage"):
+        if planned.slot not in without and expect != ANY:
+            own = environment.for_slot(planned.slot)
+            await require_store(planned, own, folder_of(planned, environment.root))
+            if expect == EXISTING:
+                await require_current(planned, own)
 
 
 async def _open(
-    plan: Plan, planned: PlannedComponent, environment: NodeEnvironment, stack: AsyncExitStack, opened: dict[str, object]
+    plan: Plan,
+    planned: PlannedComponent,
+    environment: NodeEnvironment,
+    stack: AsyncExitStack,
+    opened: dict[str, object],
 ) -> StoreSlot | None:
     own = environment.for_slot(planned.slot)
     folder = folder_of(planned, environment.root)

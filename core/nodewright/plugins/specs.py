@@ -8,7 +8,7 @@ document), ``health``. A plugin module is light: it imports its driver inside ``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -75,6 +75,34 @@ class ComponentSpec:
     api_version: int = API_VERSION
 
 
+@frozen
+class StoreMigration:
+    """One that a store applies when it is opened: numbered within the store."""
+
+    number: int
+    summary: str
+
+
+@frozen
+class Repair:
+    """What a repair did, in sentences; ``lost`` where something could not be saved."""
+
+    lines: tuple[str, ...]
+    lost: bool
+
+
+@frozen(kw_only=True)
+class StoreTools:
+    """What ``nodewright db`` asks of a store before it opens it, or instead. Each takes the config and the environment of
+    the slot, and raises what ``open`` would. A store that is made by opening it gives ``exists``; one that changes what it
+    finds when it is opened by a newer version gives ``pending`` (in order, nothing applied); ``repair`` saves what can be
+    saved, under the store's own lease."""
+
+    exists: Callable[[Any, Environment], Awaitable[bool]] | None = None
+    pending: Callable[[Any, Environment], Awaitable[list[StoreMigration]]] | None = None
+    repair: Callable[[Any, Environment], Awaitable[Repair]] | None = None
+
+
 @frozen(kw_only=True)
 class StorageSpec(ComponentSpec):
     """``inherits`` are capabilities that it has where every store that its settings name (``setting(store=...)``) has
@@ -82,6 +110,7 @@ class StorageSpec(ComponentSpec):
 
     kind: ClassVar[str] = "storage"
     inherits: frozenset[str] = frozenset()
+    tools: StoreTools = StoreTools()
 
 
 @frozen(kw_only=True)

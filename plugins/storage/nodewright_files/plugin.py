@@ -10,8 +10,8 @@ import attrs
 
 from nodewright.interfaces.environment import Environment
 from nodewright.plugins.hooks import hookimpl
-from nodewright.plugins.specs import BLOB, Dependencies, StorageSpec, setting
-from nodewright.storage.lease import acquire
+from nodewright.plugins.specs import BLOB, Dependencies, StorageSpec, StoreTools, setting
+from nodewright.storage.lease import FILE_NAME, acquire
 from nodewright_files.store import FileBlobStore
 
 
@@ -39,6 +39,11 @@ async def open_files(
         lease.release()
 
 
+async def exists(config: FilesConfig, environment: Environment) -> bool:
+    folder = Path(environment.data_dir, config.path) if config.path else environment.data_dir
+    return (folder / FILE_NAME).exists()
+
+
 @hookimpl
 def register_storage() -> list[StorageSpec]:
     return [
@@ -48,5 +53,6 @@ def register_storage() -> list[StorageSpec]:
             open=open_files,
             config=FilesConfig,
             provides=frozenset({BLOB}),
+            tools=StoreTools(exists=exists),
         )
     ]

@@ -12,8 +12,9 @@ import attrs
 from nodewright.errors import MissingDriver
 from nodewright.interfaces.environment import Environment
 from nodewright.plugins.hooks import hookimpl
-from nodewright.plugins.specs import KEY_VALUE, Dependencies, StorageSpec, setting
+from nodewright.plugins.specs import KEY_VALUE, Dependencies, Repair, StorageSpec, StoreTools, setting
 from nodewright.storage.lease import acquire
+from nodewright_leveldb.repair import repair_database
 from nodewright_leveldb.store import CAPABILITIES, LevelDBStore, open_database
 
 MIB = 1024 * 1024
@@ -68,7 +69,7 @@ async def open_leveldb(
     except ImportError as error:
         raise MissingDriver("plyvel", "leveldb") from error
 
-    folder = Path(environment.data_dir, config.path) if config.path else environment.data_dir
+    folder = _folder(config, environment)
     lease = await environment.offload(acquire, folder, environment)
     try:
         path = folder / DATABASE_FOLDER
@@ -95,6 +96,30 @@ async def open_leveldb(
         lease.release()
 
 
+def _folder(config: LevelDBConfig, environment: Environment) -> Path:
+    return Path(environment.data_dir, config.path) if config.path else environment.data_dir
+
+
+async def exists(config: LevelDBConfig, environment: Environment) -> bool:
+    path = _folder(config, environment) / DATABASE_FOLDER
+    return path.is_dir() and any(path.iterdir())
+
+
+async def repair(config: LevelDBConfig, environment: Environment) -> Repair:
+    try:
+        from plyvel import DB, repair_db
+    except ImportError as error:
+        raise MissingDriver("plyvel", "leveldb") from error
+
+    folder = _folder(config, environment)
+    lease = await environment.offload(acquire, folder, environment)
+    try:
+        path = folder / DATABASE_FOLDER
+        return await environment.offload(repair_database, DB, repair_db, path, database_options(config))
+    finally:
+        lease.release()
+
+
 @hookimpl
 def register_storage() -> list[StorageSpec]:
     return [
@@ -104,5 +129,6 @@ def register_storage() -> list[StorageSpec]:
             open=open_leveldb,
             config=LevelDBConfig,
             provides=CAPABILITIES | {KEY_VALUE},
+            tools=StoreTools(exists=exists, repair=repair),
         )
     ]

@@ -39,7 +39,7 @@ from nodewright_leveldb.logs import RotationGuard, data_files, first_damage, log
 
 CAPABILITIES = frozenset({"ordered", "snapshot"})
 
-_NAMES = b"\x00\x00"
+NAMES = b"\x00\x00"
 _MAX_TABLES = 0xFFFE
 _DELETE_SLICE = 1000
 _DISK_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
@@ -218,7 +218,7 @@ class LevelDBStore(LevelDBReader):
         prefix = number.to_bytes(2, "big")
 
         def keep() -> None:
-            self._database.put(_NAMES + table.encode(), prefix, sync=True)
+            self._database.put(NAMES + table.encode(), prefix, sync=True)
 
         await self._environment.offload(self._write_apart, keep)
         self._prefixes[table] = prefix
@@ -296,13 +296,13 @@ class LevelDBStore(LevelDBReader):
 def read_names(database: Any, path: Path) -> dict[str, bytes]:
     """Prefix by table name; closes the database where that cannot be read."""
     try:
-        return {key[2:].decode(): value for key, value in database.iterator(prefix=_NAMES, verify_checksums=True)}
+        return {key[2:].decode(): value for key, value in database.iterator(prefix=NAMES, verify_checksums=True)}
     except Exception as error:
         database.close()
         raise store_error(error, path) from error
 
 
-def open_database(factory: Callable[..., Any], path: Path, strict: bool, **options: Any) -> Any:
+def open_database(factory: Callable[..., Any], path: Path, *, strict: bool, create: bool = True, **options: Any) -> Any:
     """Open with plyvel's ``DB`` as ``factory``; its failures become the contract's.
 
     Opened with every check that LevelDB has. Where that fails at the end of the newest log, as a power cut leaves it, what
@@ -310,7 +310,7 @@ def open_database(factory: Callable[..., Any], path: Path, strict: bool, **optio
     if path.is_dir() and not (path / "CURRENT").exists() and data_files(path):
         raise damaged(path, "the file CURRENT is gone")  # LevelDB would begin anew and delete the others
     try:
-        return factory(str(path), create_if_missing=True, paranoid_checks=True, **options)
+        return factory(str(path), create_if_missing=create, paranoid_checks=True, **options)
     except Exception as error:
         refused = store_error(error, path)
         if not isinstance(refused, StoreCorrupt):
@@ -323,6 +323,6 @@ def open_database(factory: Callable[..., Any], path: Path, strict: bool, **optio
             what = f"{first.path.name} is not whole from byte {first.good} of {first.size} on"
             raise damaged(path, what) from error
     try:
-        return factory(str(path), create_if_missing=True, **options)
+        return factory(str(path), create_if_missing=create, **options)
     except Exception as error:
         raise store_error(error, path) from error

@@ -4,28 +4,34 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from nodewright.errors import MissingDriver
 from nodewright.interfaces.environment import Environment
 from nodewright.plugins.hooks import hookimpl
-from nodewright.plugins.specs import KEY_VALUE, Dependencies, StorageSpec
+from nodewright.plugins.specs import KEY_VALUE, Dependencies, StorageSpec, StoreMigration, StoreTools
 from nodewright_postgres.bridge import open_bridge
 from nodewright_postgres.config import PostgresConfig, check_config
+from nodewright_postgres.migrations import applied, pending
+from nodewright_postgres.problems import ConnectionGone, store_error
 from nodewright_postgres.server import Server
 from nodewright_postgres.store import CAPABILITIES, PostgresStore
 from nodewright_postgres.writer import Writer
 
 
-@asynccontextmanager
-async def open_postgres(
-    config: PostgresConfig, dependencies: Dependencies, environment: Environment
-) -> AsyncIterator[PostgresStore]:
+def _need_drivers() -> None:
     for driver in ("asyncpg", "trio_asyncio"):
         try:
             __import__(driver)
         except ImportError as error:
             raise MissingDriver(driver, "postgres") from error
 
+
+@asynccontextmanager
+async def open_postgres(
+    config: PostgresConfig, dependencies: Dependencies, environment: Environment
+) -> AsyncIterator[PostgresStore]:
+    _need_drivers()
     async with open_bridge() as bridge:
         server = Server(bridge, config, environment)
         writer = Writer(server)
@@ -40,6 +46,35 @@ async def open_postgres(
             await writer.aclose()
 
 
+@asynccontextmanager
+async def _connected(config: PostgresConfig, environment: Environment) -> AsyncIterator[tuple[Server, Any]]:
+    """A connection that takes no lock and changes nothing."""
+    _need_drivers()
+    async with open_bridge() as bridge:
+        server = Server(bridge, config, environment)
+        try:
+            connection = await server.connect()
+        except ConnectionGone as error:
+            raise store_error(error.__cause__ or error, server.place) from error
+        try:
+            yield server, connection
+        except ConnectionGone as error:
+            raise server.away(error) from error
+        finally:
+            await server.close(connection)
+
+
+async def exists(config: PostgresConfig, environment: Environment) -> bool:
+    async with _connected(config, environment) as (server, connection):
+        return bool(await server.call(connection, applied, server.place.schema))
+
+
+async def to_migrate(config: PostgresConfig, environment: Environment) -> list[StoreMigration]:
+    async with _connected(config, environment) as (server, connection):
+        todo = await server.call(connection, pending, server.place)
+        return [StoreMigration(migration.number, migration.name) for migration in todo]
+
+
 @hookimpl
 def register_storage() -> list[StorageSpec]:
     return [
@@ -51,5 +86,6 @@ def register_storage() -> list[StorageSpec]:
             provides=CAPABILITIES | {KEY_VALUE},
             check=check_config,
             extra="postgres",
+            tools=StoreTools(exists=exists, pending=to_migrate),
         )
     ]

@@ -16,8 +16,8 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodewright.cli.common import ProfileRequest
 from nodewright.cli.app import invoke
+from nodewright.cli.common import ProfileRequest
 from nodewright.db.archive import decode_rows, encode_rows
 from nodewright.db.contents import Sum
 from nodewright.db.files import is_private
@@ -125,10 +125,62 @@ def test_verify_finds_a_flipped_byte_on_disk(run: Run, data: Path) -> None:
     assert "damage: stores.chain: table blocks is not readable to its end" in err
 
 
-def test_verify_of_the_wrong_stores(run: Run, data: Path) -> None:
-    code, _, err = run("verify", "teranode", "--data-dir", data, "--set", "stores.blobs.use=leveldb")
+@pytest.mark.parametrize("command", ["info", "verify", "compact", "upgrade", "repair", "snapshot"])
+def test_no_store_is_made_by_looking_for_it(run: Run, data: Path, tmp_path: Path, command: str) -> None:
+    """A folder of blobs is no LevelDB, and a store of a node that was never opened is not there."""
+    before = sorted(path for path in data.rglob("*") if path.name != "LEASE")
+    file = [tmp_path / "file.tar"] if command == "snapshot" else []
+    for setting in ("stores.blobs.use=leveldb", "stores.chain.path=elsewhere", "stores.utxo.use=files"):
+        code, _, err = run(command, "teranode", *file, "--data-dir", data, "--set", setting)
+        slot = setting.partition("=")[0].rpartition(".")[0]
+        if slot == "stores.utxo":
+            assert code == 2  # files holds no unspent outputs: refused before anything is looked for
+            continue
+        assert code == 1
+        assert f"{slot}: there is no leveldb store yet where this profile has it" in err and err.count("\n") == 1
+    assert sorted(path for path in data.rglob("*") if path.name != "LEASE") == before
+
+
+def test_repair_leaves_alone_what_is_whole(run: Run, data: Path) -> None:
+    before = contents(run, data)
+    code, out, _ = run("repair", "teranode", "--data-dir", data)
+    assert code == 0
+    assert (
+        out.count("nothing is damaged, it was left as it is") == 2
+        and "2 rows of blocks, 12000 rows of headers" in out
+        and "stores.blobs: its plugin repairs nothing" in out
+    )
+    assert contents(run, data) == before
+    assert not list(data.rglob("*.damaged*"))
+    code, _, err = run("repair", "teranode", "--data-dir", data, "--store", "stores.other")
+    assert code == 1 and "no store stores.other: name one of stores." in err
+
+
+def test_repair_saves_what_is_whole_and_says_what_was_not(run: Run, data: Path) -> None:
+    """A table of the database is damaged, and another store's table of contents gone."""
+    assert run("compact", "teranode", "--data-dir", data)[0] == 0
+    whole = contents(run, data)
+    chain, utxo = data / "stores/chain/leveldb", data / "stores/utxo/leveldb"
+    tables = sorted(chain.glob("*.ldb"), key=lambda path: path.stat().st_size)
+    with tables[-1].open("r+b") as file:  # where the one large value is
+        file.seek(1_000_000)
+        file.write(b"\x00damage")
+    (utxo / "CURRENT").unlink()
+    for command in ("info", "verify"):
+        code, _, err = run(command, "teranode", "--data-dir", data)
+        assert code == 1 and "stores/utxo/leveldb: the database is damaged (the file CURRENT is gone)" in err
+    code, out, err = run("repair", "teranode", "--data-dir", data)
     assert code == 1
-    assert "stores.blobs: no format record: no node has used this store: is it the profile that the node runs with?" in err
+    assert err.startswith("error: stores.chain: what was lost is not back") and "stores.utxo" not in err
+    assert f"{chain}: the database is damaged" in out and f"copied as it was to {chain}.damaged1" in out
+    assert "stores.chain: LevelDB: Table #" in out
+    assert (chain.parent / "leveldb.damaged1" / tables[-1].name).exists()
+    after = contents(run, data)
+    assert after["stores.utxo"] == whole["stores.utxo"] and after["stores.blobs"] == whole["stores.blobs"]
+    assert 11_000 < after["stores.chain"]["headers"]["count"] <= 12_000  # its neighbours in the block that was damaged
+    assert "blocks" not in after["stores.chain"]
+    code, out, err = run("repair", "teranode", "--data-dir", data)
+    assert (code, err) == (0, "")
 
 
 def test_compact_and_upgrade_say_what_they_do(run: Run, data: Path) -> None:
