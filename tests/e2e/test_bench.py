@@ -18,6 +18,7 @@ MEASURED = {
     "seconds",
     "node_cpu_seconds",
     "node_cpu_loading_seconds",
+    "accepted_per_second",
     "verify_us",
     "efficiency",
     "p50_ms",
@@ -79,6 +80,15 @@ def test_the_digest_is_the_same_on_every_database_and_another_for_another_seed(f
     few, other = figures(MEMORY, 1, 20), figures(MEMORY, 2, 20)
     assert few["lost"] == other["lost"] == 0
     assert len({figures()["digest"], few["digest"], other["digest"]}) == 3
+
+
+def test_single_posts_are_accounted_for_too(tmp_path: Path) -> None:
+    pairs = [part for pair in MEMORY for part in ("--set", pair)]
+    done = bench(tmp_path, "--count", "300", "--batch", "1", "--connections", "16", "--json", "out.json", *pairs)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads((tmp_path / "out.json").read_text())
+    assert (told["committed"], told["lost"], told["batch"]) == (300, 0, 1)
+    assert told["accepted_per_second"] > 0
 
 
 def test_refusals_are_sentences(tmp_path: Path) -> None:

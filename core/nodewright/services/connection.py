@@ -87,6 +87,7 @@ class Connection:
         self.scope = trio.CancelScope()
         self.phase = Phase.READING
         self.since = trio.current_time()
+        self.deadline = math.inf  # the server ends the connection soon after it
         self.held = 0
         self.moved = 0  # bytes of the present body or answer that have come or gone
         self.last = False  # no request after this one
@@ -121,6 +122,10 @@ class Connection:
         """End now; one that is sending a request is told to come back later."""
         self.last = self._given_up = True
         self._free()
+        self.scope.cancel()
+
+    def expire(self) -> None:
+        """The deadline has passed."""
         self.scope.cancel()
 
     def finish(self) -> None:
@@ -159,13 +164,13 @@ class Connection:
         self.phase = phase
         self.since = trio.current_time()
         self.moved = 0
-        self.scope.deadline = self.since + seconds
+        self.deadline = self.since + seconds
 
     def _progress(self, count: int, most: float = math.inf) -> None:
         """``count`` bytes more have come or gone: the deadline moves as far as the least rate allows."""
         self.moved += count
         allowed = GRACE_SECONDS + self.moved / self.server.settings.least_bytes_per_second
-        self.scope.deadline = min(self.since + min(allowed, most), trio.current_time() + STALL_SECONDS)
+        self.deadline = min(self.since + min(allowed, most), trio.current_time() + STALL_SECONDS)
 
     # --- requests -----------------------------------------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ from nodewright.services.limits import Budget, RateLimit
 # What a supervisor asks must be answered however busy the node is.
 ALWAYS_ANSWERED = frozenset({"/health", "/metrics"})
 STOP_SECONDS = 2.0
+SWEEP_SECONDS = 1.0
 ACCEPT_PAUSE_SECONDS = 0.1
 NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -190,6 +191,7 @@ class HttpServer:
             async with trio.open_nursery() as handlers:
                 async with trio.open_nursery() as accepting:
                     accepting.start_soon(self._accept, handlers)
+                    accepting.start_soon(self._sweep)
                     await stop.wait()
                     accepting.cancel_scope.cancel()
                 self.stopping = True
@@ -223,6 +225,15 @@ class HttpServer:
             self._clients[client] += 1
             handlers.start_soon(self._handle, connection)
             await trio.lowlevel.checkpoint()
+
+    async def _sweep(self) -> None:
+        """Ends connections that are past their deadline. A timer each would cost a request more than its parsing."""
+        while True:
+            await trio.sleep(SWEEP_SECONDS)
+            now = trio.current_time()
+            for connection in list(self._connections):
+                if connection.deadline < now:
+                    connection.expire()
 
     async def _handle(self, connection: Connection) -> None:
         try:

@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from nodewright.interfaces.environment import Environment
 from nodewright.interfaces.service import NodeHandle
+from nodewright.services.connection import Receive, Scope, Send
 from nodewright.services.http import HttpServer
 from nodewright_bsv_api.asset import Asset
 from nodewright_bsv_api.config import BsvApiConfig
@@ -55,15 +56,20 @@ class BsvApi:
             validated.inc(accepted.value + refused.value - validated.value)
             return PlainTextResponse(node.metrics.render(), media_type="text/plain; version=0.0.4")
 
-        app = Starlette(
+        submit = Submit(config, node, self._environment)
+        routed = Starlette(
             routes=[
                 Route("/", rpc.handle, methods=["POST"]),
                 Route("/health", health, methods=["GET"]),
                 Route("/metrics", metrics, methods=["GET"]),
-                *Submit(config, node, self._environment).routes(),
+                *submit.routes(),
                 *Asset(node).routes(),
             ]
         )
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await (submit.tx if scope["path"] == "/tx" else routed)(scope, receive, send)
+
         limits = {"/txs": config.max_batch_bytes, "/tx": config.max_tx_bytes, "/": config.max_rpc_bytes}
         server = HttpServer(app, config, self._environment, limits)
         self.url = server.url

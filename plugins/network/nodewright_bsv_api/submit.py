@@ -7,7 +7,7 @@ batch has one line that names its txid; a batch is one pool call.
 from __future__ import annotations
 
 import binascii
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,6 +20,7 @@ from nodewright.interfaces.environment import Environment
 from nodewright.interfaces.execution import HEAD
 from nodewright.interfaces.pool import TransactionStatus
 from nodewright.interfaces.service import NodeHandle
+from nodewright.services.connection import Receive, Scope, Send
 from nodewright_bitcoin.split import SplitError, split_transactions
 from nodewright_bsv_api import errors
 from nodewright_bsv_api.bump import bump
@@ -39,7 +40,6 @@ class Submit:
 
     def routes(self) -> list[Route]:
         return [
-            Route("/tx", self.post_tx, methods=["POST"]),
             Route("/txs", self.post_txs, methods=["POST"]),
             Route("/v1/tx", self.arc_post, methods=["POST"]),
             Route("/v1/txs", self.arc_post_many, methods=["POST"]),
@@ -50,18 +50,22 @@ class Submit:
 
     # --- Teranode --------------------------------------------------------------------------------------------------
 
-    async def post_tx(self, request: Request) -> Response:
-        raw = await request.body()
+    async def tx(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """``POST /tx`` as a bare ASGI application: wallets post one by one, and routing would cost more than this."""
+        if scope["method"] != "POST":
+            await _answer(send, 405, "post one raw or extended transaction here", {"allow": "POST"})
+            return
+        raw: bytes = (await receive())["body"]
         if not raw:
-            return PlainTextResponse("the body is empty: send one raw or extended transaction", 400)
+            await _answer(send, 400, "the body is empty: send one raw or extended transaction")
+            return
         (answer,) = await self._node.pool.submit([raw])
         if isinstance(answer, Admitted):
-            return PlainTextResponse(display(answer.id))
+            await _answer(send, 200, display(answer.id))
+            return
         txid = await self._txid(raw, answer)
         text = errors.sentence(answer)
-        return PlainTextResponse(
-            f"{txid}: {text}" if txid else text, errors.http_status(answer), headers=errors.retry_after(answer)
-        )
+        await _answer(send, errors.http_status(answer), f"{txid}: {text}" if txid else text, errors.retry_after(answer))
 
     async def post_txs(self, request: Request) -> Response:
         body = await request.body()
@@ -187,6 +191,13 @@ class Submit:
 
     def _timestamp(self) -> str:
         return datetime.fromtimestamp(self._environment.now(), UTC).isoformat().replace("+00:00", "Z")
+
+
+async def _answer(send: Send, status: int, text: str, headers: Mapping[str, str] | None = None) -> None:
+    fields = [(b"content-type", b"text/plain; charset=utf-8")]
+    fields += [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+    await send({"type": "http.response.start", "status": status, "headers": fields})
+    await send({"type": "http.response.body", "body": text.encode()})
 
 
 def _arc_document(id: bytes, status: str, timestamp: str) -> dict[str, Any]:

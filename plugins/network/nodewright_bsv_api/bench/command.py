@@ -18,9 +18,10 @@ EXPLAIN = {
     "seconds": "from the first post until nothing was pending",
     "node_cpu_seconds": "CPU time of the node and its children in that time",
     "node_cpu_loading_seconds": "the part of it until the last answer",
+    "accepted_per_second": "accepted / time from the first post to the last answer",
     "verify_us": "one correct libsecp256k1 check here, with all cores busy",
     "efficiency": "committed x verify_us / node_cpu_seconds",
-    "p50_ms": "median time of one POST /txs",
+    "p50_ms": "median time of one POST",
     "p95_ms": "95th percentile of it",
     "rss_mb": "peak resident memory of the node (MiB)",
     "busy": "times the node said busy, retry",
@@ -60,7 +61,13 @@ def _settings(pairs: tuple[str, ...]) -> dict[str, str]:
 
 @click.command(name="teranode")
 @click.option("--count", default=20_000, show_default=True, type=click.IntRange(1), help="Transactions to send.")
-@click.option("--batch", default=1000, show_default=True, type=click.IntRange(1, 1024), help="Transactions in one POST.")
+@click.option(
+    "--batch",
+    default=1000,
+    show_default=True,
+    type=click.IntRange(1, 1024),
+    help="Transactions in one POST /txs; 1: POST /tx.",
+)
 @click.option(
     "--connections", default=4, show_default=True, type=click.IntRange(1, 64), help="Sockets of the load process."
 )
@@ -86,6 +93,7 @@ def teranode(
 
     \b
     nodewright bench teranode --count 100000 --json out.json
+    nodewright bench teranode --count 5000 --batch 1 --connections 16
     nodewright bench teranode --set stores.utxo.use=memory
     """
     from nodewright_bsv_api.bench.run import Plan, run

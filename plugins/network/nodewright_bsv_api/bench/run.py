@@ -79,7 +79,7 @@ def _measured(plan: Plan, node: NodeProcess, scratch: Path, progress: Progress) 
         yardstick = verify_us(cores)
         before = cpu_seconds(node.pid)
         started = time.perf_counter()
-        result = _load(url, path, plan.connections, batches, progress)
+        result = _load(url, path, plan, batches, progress)
         loading_cpu = cpu_seconds(node.pid) - before
         refused = {line.partition(":")[0] for line in result["refusals"]}
         accepted = [raw for raw in raws if sha256d(raw)[::-1].hex() not in refused]
@@ -98,6 +98,7 @@ def _measured(plan: Plan, node: NodeProcess, scratch: Path, progress: Progress) 
             "seconds": seconds,
             "node_cpu_seconds": cpu,
             "node_cpu_loading_seconds": loading_cpu,
+            "accepted_per_second": len(accepted) / float(result["seconds"]),
             "verify_us": yardstick,
             "efficiency": done * yardstick / 1e6 / cpu,
             "p50_ms": percentile(result["latencies"], 0.5) * 1000,
@@ -161,8 +162,9 @@ def _coinbase_coin(client: BsvClient, height: int, key: Key) -> Coin:
     return Coin(bytes.fromhex(txid)[::-1] + bytes(4), satoshis, key)
 
 
-def _load(url: str, path: Path, connections: int, batches: int, progress: Progress) -> dict[str, Any]:
-    command = [sys.executable, "-m", "nodewright_bsv_api.bench.load", url, str(path), str(connections)]
+def _load(url: str, path: Path, plan: Plan, batches: int, progress: Progress) -> dict[str, Any]:
+    command = [sys.executable, "-m", "nodewright_bsv_api.bench.load", url, str(path), str(plan.connections)]
+    command.append("tx" if plan.batch == 1 else "txs")
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         last = ""
