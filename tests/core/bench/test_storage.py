@@ -125,7 +125,7 @@ def test_aerospike_stands_by_itself_where_a_server_is_named(monkeypatch: pytest.
     monkeypatch.delenv("NODEWRIGHT_AEROSPIKE", raising=False)
     with built_in(PluginHost(()), ("aerospike",)) as (stores, left_out):
         assert stores == [] and "NODEWRIGHT_AEROSPIKE" in left_out[0].reason
-    assert aerospike_settings("db.example:3100/utxo") == (
+    assert aerospike_settings("db.example:3100", "utxo") == (
         'stores.aerospike.host="db.example"',
         "stores.aerospike.port=3100",
         'stores.aerospike.namespace="utxo"',
