@@ -23,6 +23,7 @@ import trio
 from nodewright.errors import StoreCorrupt, StoreError
 from nodewright.interfaces.environment import Environment
 from nodewright.interfaces.service import ChainEvent, Lagged
+from nodewright.node.health import Health
 from nodewright.node.journal import SegmentLog
 
 UNSAVED_EVENTS = 100_000
@@ -35,7 +36,14 @@ class Events:
     """Implements ``nodewright.interfaces.EventLog``. Opened by ``Events.open``."""
 
     def __init__(
-        self, environment: Environment, folder: Path, log: SegmentLog, ring_bytes: int, keep: int, max_bytes: int
+        self,
+        environment: Environment,
+        folder: Path,
+        log: SegmentLog,
+        ring_bytes: int,
+        keep: int,
+        max_bytes: int,
+        health: Health | None = None,
     ) -> None:
         self._environment = environment
         self._folder = folder
@@ -51,6 +59,7 @@ class Events:
         self._published = trio.Event()
         self._wanted = trio.Event()
         self._failing = False
+        self._health = health
         self._closing = False
 
     @classmethod
@@ -62,15 +71,17 @@ class Events:
         keep: int = 100_000,
         max_bytes: int = 256 * 1024 * 1024,
         ring_bytes: int = 16 * 1024 * 1024,
+        health: Health | None = None,
     ) -> AsyncIterator[Events]:
-        """``keep`` events and ``max_bytes`` are what the disk holds at least and at most, in whole segments."""
+        """``keep`` events and ``max_bytes`` are what the disk holds at least and at most, in whole segments. ``health`` is
+        told under the environment's slot when the disk refuses, and when it takes them again."""
         clean = folder / CLEAN_FILE
         segment_bytes = max(min(8 * 1024 * 1024, max_bytes // 8), 1)
         async with SegmentLog.open(environment, folder, segment_bytes) as log:
             if log.next_sequence > 1 and not clean.exists():
                 await log.skip_to(log.next_sequence + UNSAVED_EVENTS)
             clean.unlink(missing_ok=True)
-            events = cls(environment, folder, log, ring_bytes, keep, max_bytes)
+            events = cls(environment, folder, log, ring_bytes, keep, max_bytes, health)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(events._write_out)
                 try:
@@ -163,14 +174,20 @@ class Events:
         except StoreError as error:
             if not self._failing:
                 self._failing = True
+                self._say(False, f"events are not written to disk: {error}")
                 self._environment.logger.error("events are not written to disk", reason=str(error))
             return
         if self._failing:
             self._failing = False
+            self._say(True)
             self._environment.logger.info("events are written to disk again")
         last = self._log.next_sequence
         while self._unsaved and self._unsaved[0][0] < last:
             self._unsaved_bytes -= len(self._unsaved.popleft()[1])
+
+    def _say(self, ok: bool, detail: str = "") -> None:
+        if self._health is not None:
+            self._health.set(self._environment.slot, ok, detail)
 
     async def _trim(self) -> None:
         if self._log.bytes_used > self._max_bytes:

@@ -128,7 +128,9 @@ class Runtime:
     # --- opening ------------------------------------------------------------------------------------------------------
 
     async def _open(self, stack: AsyncExitStack) -> None:
-        events = Events.open(self.environment.for_slot(EVENTS), self.data_dir / EVENTS, keep=self.plan.node.events_keep)
+        events = Events.open(
+            self.environment.for_slot(EVENTS), self.data_dir / EVENTS, keep=self.plan.node.events_keep, health=self.health
+        )
         self._core["events"] = await stack.enter_async_context(events)
         for planned in self.plan.components:
             await self._open_one(planned, stack)

@@ -14,6 +14,7 @@ from nodewright.environment import NodeEnvironment
 from nodewright.interfaces import ChainEvent, EventLog, Lagged
 from nodewright.node import segment as files
 from nodewright.node.events import UNSAVED_EVENTS, Events
+from nodewright.node.health import Health
 
 
 async def read(stream: AsyncIterator[ChainEvent | Lagged], count: int) -> list[ChainEvent | Lagged]:
@@ -106,7 +107,8 @@ async def test_full_disk_costs_old_events_not_the_node(
     def full(descriptor: int, pieces: Any) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    async with Events.open(environment, folder) as events:
+    health = Health(environment.now)
+    async with Events.open(environment, folder, health=health) as events:
         events.publish("kept", {})
         await events._flush()
         with monkeypatch.context() as patched:
@@ -114,6 +116,9 @@ async def test_full_disk_costs_old_events_not_the_node(
             for _ in range(10):
                 events.publish("while full", {})
                 await events._flush()
+            assert "full" in health.report()["components"][environment.slot]["detail"]
+        await events._flush()
+        assert health.report()["components"][environment.slot]["ok"]
         assert real is files.write_all
         assert numbers(await read(events.subscribe(after=0), 11)) == list(range(1, 12))
     async with Events.open(environment, folder) as events:
