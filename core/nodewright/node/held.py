@@ -91,13 +91,10 @@ class Held:
 
     def drop(self, ids: Sequence[bytes]) -> None:
         """Pending no longer: they are about to get a final status."""
-        pending, limbo = self.pending, self.limbo
-        were = []
-        for id in ids:
-            item = pending.pop(id, None)
-            if item is not None:
-                self.bytes_used -= len(item.raw)
-                were.append(id)
+        limbo, take = self.limbo, self.pending.pop
+        gone = [item for id in ids if (item := take(id, None)) is not None]
+        self.bytes_used -= sum(map(len, [item.raw for item in gone]))
+        were = [item.id for item in gone]
         if self.in_journal:
             for id in ids:
                 self.in_journal.pop(id, None)

@@ -38,7 +38,7 @@ from nodewright.interfaces.execution import (
 )
 from nodewright.interfaces.storage import UtxoTransaction
 from nodewright_bitcoin import coinbase
-from nodewright_bitcoin.bundles import Bundles, Checked, Fact
+from nodewright_bitcoin.bundles import Bundles, Checked, Known
 from nodewright_bitcoin.columns import output_count
 from nodewright_bitcoin.encoding import sha256d
 from nodewright_bitcoin.rules import RuleError
@@ -58,7 +58,11 @@ class Part:
 
     bundle: Bundle
     checked: Checked
-    kept: list[Fact]
+    kept: list[Known]
+
+    @property
+    def keys(self) -> list[bytes]:
+        return self.checked.keys if self.whole else [fact.effect.txid for fact in self.kept]
 
     @property
     def mark(self) -> bytes:
@@ -73,7 +77,7 @@ class Part:
 
     @property
     def ids(self) -> bytes:
-        return self.checked.ids if self.whole else b"".join([fact.effect.txid for fact in self.kept])
+        return self.checked.ids if self.whole else b"".join(self.keys)
 
 
 @define
@@ -125,7 +129,7 @@ class Blocks:
         self.engine = engine
         self.bundles = bundles
         self.plans: OrderedDict[bytes, Plan] = OrderedDict()
-        self._recent: OrderedDict[bytes, dict[bytes, Fact]] = OrderedDict()
+        self._recent: OrderedDict[bytes, dict[bytes, Known]] = OrderedDict()
         self._recent_count = 0
 
     # --- execute -----------------------------------------------------------------------------------------------------
@@ -189,6 +193,7 @@ class Blocks:
         facts = {
             key: fact
             for part in parts
+            if not all(map(unmined.__contains__, part.checked.keys))
             for key, fact in zip(part.checked.keys, part.checked.facts, strict=True)
             if key not in unmined
         }
@@ -217,7 +222,7 @@ class Blocks:
 
     async def _irregular(self, walk: Walk, part: Part) -> None:
         rejects = walk.request.invalid_transaction == "reject_block"
-        kept: list[Fact] = []
+        kept: list[Known] = []
         for fact in part.checked.facts:
             key = fact.effect.txid
             if key in walk.inside and not rejects:
@@ -235,7 +240,7 @@ class Blocks:
         if len(kept) != len(part.checked.facts):
             part.kept = kept
 
-    def _problem(self, walk: Walk, fact: Fact) -> RuleError | None:
+    def _problem(self, walk: Walk, fact: Known) -> RuleError | None:
         """Why this transaction cannot stand here; ``missing`` where that cannot be said yet."""
         rejects = walk.request.invalid_transaction == "reject_block"
         state = self.engine.state
@@ -269,7 +274,7 @@ class Blocks:
                 return RuleError("bad-txns-inputs-missingorspent", message)
         return None
 
-    async def _take(self, walk: Walk, fact: Fact) -> None:
+    async def _take(self, walk: Walk, fact: Known) -> None:
         """Keep it: what it displaces is evicted with all descendants."""
         state = self.engine.state
         key = fact.effect.txid
@@ -334,8 +339,11 @@ class Blocks:
             plan = self.plans.get(block.id)
             if plan is None or plan.parent != engine.applied_block:
                 raise StoreError(f"block {block} was not executed on the applied block {engine.applied_block}")
-            facts = [(fact.effect.txid, fact) for part in plan.parts for fact in part.kept]
-            create = [fact.effect for key, fact in facts if not state.is_stored(key)]
+            keys: list[bytes] = []
+            create: list[UtxoTransaction] = []
+            for part in plan.parts:
+                keys += part.keys
+                create += self._not_stored(part)
             losers = {loser: winner for loser, winner in plan.losers.items() if loser in state.unmined}
             for effect in create:  # admitted between execute and now
                 for spent in effect.spends:
@@ -352,10 +360,11 @@ class Blocks:
                 await store.assign_bundle(part.mark, part.ids)
             marks = [part.mark for part in plan.parts]
             undo = Undo(plan.parent, plan.coinbase, marks).encode()
-            aged = await self._aged([key for key, _ in facts], block.height, lost)
+            aged = await self._aged(keys, block.height, lost)
             if aged:
-                inside = {key for key, _ in facts}
-                create = [fact.effect for key, fact in facts if key in aged or not state.is_stored(key)]
+                inside = set(keys)
+                effects = (fact.effect for part in plan.parts for fact in part.kept)
+                create = [effect for effect in effects if effect.txid in aged or not state.is_stored(effect.txid)]
                 create += [
                     effect for effect in reversed(descendants_first(list(aged.values()))) if effect.txid not in inside
                 ]
@@ -368,11 +377,21 @@ class Blocks:
                 engine.moved(block)
             for txid in lost:
                 state.drop(txid)
-            for key, _ in facts:
-                state.drop(key)
-            self._keep_recent(block.id, dict(facts))
+            state.drop_all(keys)
+            self._keep_recent(
+                block.id, {key: fact for part in plan.parts for key, fact in zip(part.keys, part.kept, strict=True)}
+            )
             self.plans.clear()
             return late or None
+
+    def _not_stored(self, part: Part) -> list[UtxoTransaction]:
+        """What of it the store does not hold yet."""
+        unmined, found = self.engine.state.unmined, list[UtxoTransaction]()
+        for key, fact in zip(part.keys, part.kept, strict=True):
+            reserved = unmined.get(key)
+            if not reserved.stored if reserved is not None else key not in unmined:
+                found.append(fact.effect)
+        return found
 
     async def _aged(
         self, keys: list[bytes], height: int, lost: Mapping[bytes, UtxoTransaction]
@@ -390,7 +409,7 @@ class Blocks:
         found = await self.family(roots)
         return {key: effect for key, effect in found.items() if key not in lost and state.is_stored(key)}
 
-    def _keep_recent(self, block: bytes, facts: dict[bytes, Fact]) -> None:
+    def _keep_recent(self, block: bytes, facts: dict[bytes, Known]) -> None:
         """A shallow revert finds fees and sizes here; a deep one leaves its transactions bare."""
         self._recent[block] = facts
         self._recent_count += len(facts)
@@ -440,7 +459,7 @@ class Blocks:
                 removed.append(undo.coinbase.txid)
             return Reverted(block, [(key, None) for key in keys], removed)
 
-    def _reserve_again(self, key: bytes, fact: Fact | None, height: int) -> None:
+    def _reserve_again(self, key: bytes, fact: Known | None, height: int) -> None:
         state = self.engine.state
         if fact is None:
             state.add_bare([key], self.engine.rules_at(height))

@@ -24,6 +24,7 @@ from nodewright_bitcoin.checks import check_alone, check_spent
 from nodewright_bitcoin.columns import Batch, Parsed, output_at, parse_batch
 from nodewright_bitcoin.rules import RuleError, era_at, era_flags
 from nodewright_bitcoin.scripts import ScriptTask, verify_batch
+from nodewright_bitcoin.state import Reservation
 from nodewright_bitcoin.transaction import MAX_TRANSACTION_BYTES
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ REMEMBERED_TRANSACTIONS = 2_000_000
 
 @define
 class Fact:
-    """What is known of one transaction whatever block of these rules holds it; see ``state.Reservation``."""
+    """What is known of one transaction whatever block of these rules holds it. A ``state.Reservation`` has all of it too,
+    and stands for one."""
 
     effect: UtxoTransaction
     fee: int
@@ -44,6 +46,9 @@ class Fact:
     rules: int
 
 
+Known = Fact | Reservation
+
+
 @define
 class Checked:
     """A valid bundle. ``facts`` in its order; ``outer`` are the parents of its transactions that are not in it;
@@ -51,7 +56,7 @@ class Checked:
 
     ids: bytes
     keys: list[bytes]
-    facts: list[Fact]
+    facts: list[Known]
     outer: set[bytes]
     ordered: bool
     fees: int
@@ -61,7 +66,7 @@ class Checked:
     rules: int
 
 
-def checked_of(ids: bytes, facts: list[Fact], rules: int) -> Checked:
+def checked_of(ids: bytes, facts: list[Known], rules: int) -> Checked:
     keys = [fact.effect.txid for fact in facts]
     place = {key: index for index, key in enumerate(keys)}
     outer: set[bytes] = set()
@@ -94,7 +99,7 @@ class Bundles:
 
     engine: BitcoinEngine
     remembered: OrderedDict[bytes, Checked] = field(factory=OrderedDict)
-    pending: dict[bytes, Fact] = field(factory=dict)
+    pending: dict[bytes, Known] = field(factory=dict)
     _held: int = 0
 
     def recall(self, bundle: Bundle, height: int) -> Checked | None:
@@ -136,7 +141,11 @@ class Bundles:
             index = next(i for i, key in enumerate(keys) if key in keys[:i])
             return BundleInvalid("bad-txns-duplicate", "a transaction is in the bundle twice", index)
         rules = int(era_flags(height, self.engine.parameters))
-        facts: list[Fact | None] = [self._judged(key, rules) for key in keys]
+        reserved, pending = self.engine.state.unmined, self.pending
+        facts: list[Known | None] = []
+        for key in keys:
+            fact = reserved.get(key) or pending.get(key)
+            facts.append(fact if fact is not None and fact.rules == rules else None)
         unknown = [index for index, fact in enumerate(facts) if fact is None]
         if unknown:
             bodies = bundle.bodies
@@ -150,21 +159,12 @@ class Bundles:
         self.remember(bundle.ref.id, checked)
         return checked
 
-    def _known(self, txid: bytes) -> Fact | None:
+    def _known(self, txid: bytes) -> Known | None:
         """By whatever rules it was judged: what a transaction creates does not depend on them."""
-        reserved = self.engine.state.unmined.get(txid)
-        if reserved is not None:
-            return Fact(
-                reserved.effect, reserved.fee, reserved.size, reserved.min_height, reserved.min_time, reserved.rules
-            )
-        return self.pending.get(txid)
-
-    def _judged(self, txid: bytes, rules: int) -> Fact | None:
-        fact = self._known(txid)
-        return fact if fact is not None and fact.rules == rules else None
+        return self.engine.state.unmined.get(txid) or self.pending.get(txid)
 
     async def _judge(
-        self, keys: list[bytes], unknown: list[int], bodies: Sequence[bytes], facts: list[Fact | None], height: int
+        self, keys: list[bytes], unknown: list[int], bodies: Sequence[bytes], facts: list[Known | None], height: int
     ) -> BundleInvalid | BundleIncomplete | None:
         """Fill in the facts of the unknown ones from their bodies."""
         engine = self.engine
@@ -211,7 +211,7 @@ class Bundles:
         return None
 
     async def _outputs(
-        self, keys: list[bytes], txs: list[Parsed], facts: list[Fact | None], height: int
+        self, keys: list[bytes], txs: list[Parsed], facts: list[Known | None], height: int
     ) -> tuple[list[list[UtxoOutput]], list[bytes]]:
         """The outputs that each of ``txs`` spends (from the bundle itself, reservations, remembered bundles, the store),
         and the outpoints that are nowhere."""

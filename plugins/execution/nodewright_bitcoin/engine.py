@@ -199,7 +199,7 @@ class BitcoinEngine:
     async def select(self, parent: BlockRef, candidates: Sequence[Candidate], limits: Limits) -> Selection:
         """All that are ready, up to the limits, in the order given, but a child never before its parents: where the order
         given has one so, the whole lot is put in order."""
-        state = self.state
+        state, reservations = self.state, self.state.unmined
         candidates = parents_first(state, candidates)
         chosen: list[Candidate] = []
         deferred: list[Candidate] = []
@@ -207,7 +207,7 @@ class BitcoinEngine:
         waiting: set[bytes] = set()
         size = 0
         for candidate in candidates:
-            reserved = state.get(candidate.id)
+            reserved = reservations.get(candidate.id)
             if reserved is None:
                 if candidate.id not in state:
                     rejected[candidate.id] = "it is in a block, or gave way to one"

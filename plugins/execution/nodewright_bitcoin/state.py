@@ -111,6 +111,24 @@ class Reservations:
                     del spenders[spent]
         return reservation
 
+    def drop_all(self, txids: Iterable[bytes]) -> None:
+        """As ``drop`` for each, for a block's worth of them."""
+        unmined, spenders, counted = self.unmined, self.spenders, dict[int, int]()
+        for txid in txids:
+            reservation = unmined.pop(txid, None)
+            if reservation is None:
+                if self.bare_rules.pop(txid, None) is not None:
+                    self.bare -= 1
+                continue
+            counted[reservation.rules] = counted.get(reservation.rules, 0) + 1
+            for spent in reservation.effect.spends:
+                if spenders.get(spent) == txid:
+                    del spenders[spent]
+        for rules, count in counted.items():
+            self.judged_by[rules] -= count
+            if not self.judged_by[rules]:
+                del self.judged_by[rules]
+
     def is_stored(self, txid: bytes) -> bool:
         """Reserved, and the store holds it."""
         if txid not in self.unmined:
@@ -130,11 +148,12 @@ class Reservations:
 
 def parents_first(state: Reservations, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
     """The same candidates, each after those among them that it spends from; as given where that holds already."""
+    unmined = state.unmined
     place = {candidate.id: index for index, candidate in enumerate(candidates)}
     wrong = False
     parents: list[list[int]] = []
     for index, candidate in enumerate(candidates):
-        reserved = state.get(candidate.id)
+        reserved = unmined.get(candidate.id)
         above: list[int] = []
         if reserved is not None:
             for spent in reserved.effect.spends:
