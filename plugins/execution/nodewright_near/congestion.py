@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Final
 
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from nodewright_near.accounts import (
     BUFFERED_INDICES_KEY,
@@ -36,7 +36,7 @@ _FULL: Final = Fraction(1)
 class ShardCongestion:
     """Of a shard as the parent block shows it; ``missed_chunks`` in a row."""
 
-    info: CongestionInfo = CongestionInfo()
+    info: CongestionInfo = field(factory=CongestionInfo)
     missed_chunks: int = 0
 
     def level(self, limits: Congestion) -> Fraction:

@@ -64,7 +64,7 @@ class Limits:
     max_promises: int = 1_024
     max_prepaid_gas: int = PETA
     max_gas_burnt: int = PETA
-    max_view_gas: int = PETA
+    max_view_gas: int = 300 * TERA
     max_logs: int = 100
     max_log_bytes: int = 16_384
     max_registers: int = 100

@@ -69,7 +69,7 @@ class Setting:
 
 @define
 class Done:
-    """Of one receipt: its outcome (None where it waits), the receipts it sends, with their ids, and what left the supply."""
+    """Of one receipt: its outcome (None where it waits), the receipts it sends with their ids, what left the supply."""
 
     outcome: Outcome | None = None
     receipts: tuple[Receipt, ...] = ()

@@ -1,0 +1,186 @@
+"""Taking transactions in: form, signatures in one batch, then each against the head's state less what is reserved.
+
+A transaction of a shard that this node does not keep is checked for form and signature alone, and reserves nothing: those
+who keep the shard do that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from attrs import define
+
+from nodewright.interfaces.common import Admission, Admitted, Refused
+from nodewright.interfaces.execution import Candidate, Limits, Selection
+from nodewright_near.accounts import AccessKey, Account, access_key_key, account_key
+from nodewright_near.borsh import Malformed
+from nodewright_near.checks import charge, check_form
+from nodewright_near.congestion import ShardCongestion
+from nodewright_near.errors import Refusal
+from nodewright_near.fees import Cost, CostOverflow, transaction_cost
+from nodewright_near.genesis import shard_of
+from nodewright_near.parameters import Parameters
+from nodewright_near.reservations import Reservations
+from nodewright_near.shardstore import View
+from nodewright_near.state import decode_access_key
+from nodewright_near.transactions import MAX_TRANSACTION_BYTES, SignedTransaction
+
+
+def parse(raw: bytes) -> SignedTransaction | Refused:
+    if len(raw) > MAX_TRANSACTION_BYTES:
+        return Refused(
+            "TransactionSizeExceeded",
+            f"{len(raw)} bytes are more than {MAX_TRANSACTION_BYTES}",
+            "malformed",
+            data={"error": {"TransactionSizeExceeded": {"size": len(raw), "limit": MAX_TRANSACTION_BYTES}}},
+        )
+    try:
+        return SignedTransaction.decode(raw)
+    except Malformed as error:
+        return Refused("ParseError", str(error), "malformed")
+
+
+def refused(refusal: Refusal, id: bytes) -> Refused:
+    """``data["error"]`` is the object that an RPC answers under ``InvalidTxError``."""
+    return Refused(refusal.innermost, str(refusal), refusal.kind, id, {"error": refusal.value})
+
+
+@define
+class Signers:
+    """Accounts and keys of a batch's signers, as a state has them."""
+
+    accounts: dict[str, Account | None]
+    keys: dict[tuple[str, bytes], AccessKey | None]
+
+    @staticmethod
+    async def read(view: View, transactions: Sequence[SignedTransaction]) -> Signers:
+        names = list(dict.fromkeys(signed.transaction.signer_id for signed in transactions))
+        slots = list(
+            dict.fromkeys((signed.transaction.signer_id, signed.transaction.public_key) for signed in transactions)
+        )
+        wanted = [*map(account_key, names), *(access_key_key(name, key) for name, key in slots)]
+        rows = await view.values(wanted)
+        accounts = {name: None if row is None else Account.decode(row) for name, row in zip(names, rows, strict=False)}
+        keys = {
+            slot: None if row is None else decode_access_key(row)
+            for slot, row in zip(slots, rows[len(names) :], strict=True)
+        }
+        return Signers(accounts, keys)
+
+
+class Admitter:
+    def __init__(self, parameters: Parameters, boundaries: tuple[str, ...], reservations: Reservations) -> None:
+        self.parameters = parameters
+        self.boundaries = boundaries
+        self.reservations = reservations
+
+    def form(self, raw: bytes) -> SignedTransaction | Admission:
+        """What can be said without the state and without the signature."""
+        signed = parse(raw)
+        if isinstance(signed, Refused):
+            return signed
+        held = self.reservations.by_id.get(signed.id)
+        if held is not None:
+            return Admitted(signed.id, held.signed.raw, known=True, shard=held.shard)
+        try:
+            check_form(self.parameters, signed)
+        except Refusal as refusal:
+            return refused(refusal, signed.id)
+        return signed
+
+    def shard(self, signed: SignedTransaction) -> int:
+        return shard_of(signed.transaction.signer_id, self.boundaries)
+
+    def admit(
+        self, signed: SignedTransaction, signers: Signers, gas_price: int, height: int, loads: Mapping[int, ShardCongestion]
+    ) -> Admission:
+        """Against the state and what is reserved; reserves."""
+        transaction, reserved = signed.transaction, self.reservations
+        account = signers.accounts[transaction.signer_id]
+        try:
+            cost = transaction_cost(self.parameters, transaction, gas_price)
+            left = account
+            if account is not None:
+                owed = reserved.owed.get(transaction.signer_id, 0)
+                left = Account(max(account.amount - owed, 0), account.locked, account.code_hash, account.storage_usage)
+            key = signers.keys[transaction.signer_id, transaction.public_key]
+            charge(self.parameters, transaction, left, key, cost, height)
+            target = shard_of(transaction.receiver_id, self.boundaries)
+            load = loads.get(target)
+            if load is not None and not load.accepts_transactions(self.parameters.congestion):
+                raise Refusal(
+                    "ShardCongested", shard_id=target, congestion_level=float(load.level(self.parameters.congestion))
+                )
+        except Refusal as refusal:
+            return refused(refusal, signed.id)
+        except CostOverflow:
+            return refused(Refusal("CostOverflow"), signed.id)
+        holder = reserved.holder(signed)
+        if holder is not None:
+            clash = Refusal("InvalidNonce", tx_nonce=transaction.nonce, ak_nonce=transaction.nonce)
+            return Refused(clash.innermost, str(clash), "conflict", signed.id, {"error": clash.value, "winner": holder})
+        shard = self.shard(signed)
+        reserved.add(signed, cost.total, shard)
+        return Admitted(signed.id, signed.raw, fee=cost.burnt_amount, shard=shard)
+
+
+def by_nonce(candidates: Sequence[Candidate], reservations: Reservations) -> list[Candidate]:
+    """The same candidates; those of one key change places so that their nonces rise."""
+    places: dict[tuple[str, bytes], list[int]] = {}
+    nonces: dict[int, int] = {}
+    for index, candidate in enumerate(candidates):
+        held = reservations.by_id.get(candidate.id)
+        if held is not None:
+            places.setdefault(held.slot, []).append(index)
+            nonces[index] = held.signed.transaction.nonce
+    ordered = list(candidates)
+    for slots in places.values():
+        for place, index in zip(slots, sorted(slots, key=nonces.__getitem__), strict=True):
+            ordered[place] = candidates[index]
+    return ordered
+
+
+def select(
+    parameters: Parameters,
+    candidates: Sequence[Candidate],
+    reservations: Reservations,
+    signers: Signers,
+    gas_price: int,
+    height: int,
+    limits: Limits,
+    gas: int,
+) -> Selection:
+    """Those that would run one after the other on this state, up to the limits and ``gas`` burnt by sending them."""
+    chosen: list[Candidate] = []
+    deferred: list[Candidate] = []
+    rejected: dict[bytes, str] = {}
+    accounts, keys = dict(signers.accounts), dict(signers.keys)
+    room = limits.max_bytes
+    for candidate in by_nonce(candidates, reservations):
+        held = reservations.by_id.get(candidate.id)
+        if held is None:
+            rejected[candidate.id] = "its nonce was used by another transaction"
+            continue
+        transaction = held.signed.transaction
+        cost: Cost = transaction_cost(parameters, transaction, gas_price)
+        if len(chosen) >= limits.max_count or candidate.size > room or cost.gas_burnt > gas:
+            deferred.append(candidate)
+            continue
+        try:
+            account, key = charge(
+                parameters,
+                transaction,
+                accounts[transaction.signer_id],
+                keys[transaction.signer_id, transaction.public_key],
+                cost,
+                height,
+            )
+        except Refusal as refusal:
+            rejected[candidate.id] = str(refusal)
+            continue
+        accounts[transaction.signer_id] = account
+        keys[transaction.signer_id, transaction.public_key] = key
+        chosen.append(candidate)
+        room -= candidate.size
+        gas -= cost.gas_burnt
+    return Selection(chosen, rejected, deferred)

@@ -1,0 +1,314 @@
+"""Running a chunk: from the request of a consensus to its outcome, on a view of the state or on a witness alone.
+
+The rules are ``runtime.run``; this module gives it what it asks for, and turns what it did into roots, parcels, proofs and
+the witness. Both ways come to the same outcome because everything is made from the same ``Run``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from typing import Final, TypeVar
+
+from attrs import define, evolve, frozen
+
+from nodewright.interfaces.common import Bundle, Parcel
+from nodewright.interfaces.execution import ConsensusUpdates, ExecutionRequest, Incomplete, Invalid, Outcome
+from nodewright.interfaces.verifier import Verifier
+from nodewright_near.borsh import Malformed, decode, encode
+from nodewright_near.checks import verify_signatures
+from nodewright_near.chunks import ChunkExtra, ParcelProof, RunContext, StateWitness
+from nodewright_near.congestion import ShardCongestion
+from nodewright_near.contracts.calls import Machine
+from nodewright_near.errors import innermost, sentence
+from nodewright_near.merkle import MerklePath, climb, merklize
+from nodewright_near.parameters import Parameters, for_protocol
+from nodewright_near.primitives import NO_HASH
+from nodewright_near.receipts import RECEIPTS, Receipt, outgoing_leaf
+from nodewright_near.runtime import ChunkInput, ChunkResult, Need, run
+from nodewright_near.shardstore import View, proof_values
+from nodewright_near.state import State
+from nodewright_near.transactions import MAX_TRANSACTION_BYTES, SignedTransaction
+from nodewright_near.trie import ByHash, Missing, Recorder, find, items_under, update
+
+T = TypeVar("T")
+MAX_WITNESS_BYTES: Final = 64 * 1024 * 1024
+
+
+@frozen
+class Rules:
+    """What is the same for every chunk of a network."""
+
+    parameters: Parameters
+    boundaries: tuple[str, ...]
+    verifier: Verifier
+    machine: Machine
+
+
+@define
+class Collected:
+    """The transactions of a request, each once, and those that cannot even be read or are not what their id says."""
+
+    transactions: list[SignedTransaction]
+    refusals: dict[bytes, tuple[str, str]]
+    receipts: list[Receipt]
+
+
+@define
+class Ran:
+    """A chunk that has run: what it changed, what came of it, and the witness if asked for."""
+
+    result: ChunkResult
+    extra: ChunkExtra
+    values: dict[bytes, bytes | None]
+    nodes: dict[bytes, bytes | None]
+    outcome: Outcome
+    paths: list[MerklePath]
+
+
+# --- what comes in ---------------------------------------------------------------------------------------------------
+
+
+def proves(parcel: Parcel, shard: int) -> list[Receipt] | None:
+    """The parcel's receipts where its (agreed) commitment says that they were sent to this shard; else None."""
+    try:
+        proof: ParcelProof = decode(ParcelProof, parcel.proof)
+        receipts: tuple[Receipt, ...] = decode(RECEIPTS, parcel.payload)
+    except Malformed:
+        return None
+    good = (
+        parcel.destination == shard
+        and proof.extra.commitment() == parcel.commitment
+        and outgoing_leaf(parcel.destination, receipts) == parcel.root
+        and climb(parcel.root, proof.path) == proof.extra.outgoing_root
+    )
+    return list(receipts) if good else None
+
+
+def parse_bodies(bundle: Bundle, bodies: Sequence[bytes]) -> list[SignedTransaction | str]:
+    """Each body read, or why it cannot be."""
+    read: list[SignedTransaction | str] = []
+    for index, raw in enumerate(bodies):
+        try:
+            if len(raw) > MAX_TRANSACTION_BYTES:
+                raise Malformed(f"{len(raw)} bytes are more than a transaction has")
+            signed = SignedTransaction.decode(raw)
+        except Malformed as error:
+            read.append(str(error))
+            continue
+        read.append(signed if signed.id == bundle.id_at(index) else "a body does not hash to its id")
+    return read
+
+
+def collect(
+    request: ExecutionRequest, known: Callable[[bytes], bytes | None] = lambda id: None
+) -> Collected | Invalid | Incomplete:
+    """``known`` gives bodies of transactions that the request leaves out. A repeated id counts once."""
+    strict = request.invalid_transaction == "reject_block"
+    collected = Collected([], {}, [])
+    missing: list[bytes] = []
+    seen: set[bytes] = set()
+    for bundle in request.bundles:
+        ids = [bundle.id_at(index) for index in range(len(bundle))]
+        bodies: Sequence[bytes | None] = bundle.bodies if bundle.bodies is not None else [known(id) for id in ids]
+        gaps = [id for id, body in zip(ids, bodies, strict=True) if body is None]
+        missing += gaps
+        if gaps:
+            continue
+        for id, read in zip(ids, parse_bodies(bundle, [body for body in bodies if body is not None]), strict=True):
+            if id in seen and strict:
+                return Invalid("Repeated", "a transaction occurs twice in the block", bundle.ref.id, id)
+            if id in seen:
+                continue
+            seen.add(id)
+            if isinstance(read, SignedTransaction):
+                collected.transactions.append(read)
+            elif strict:
+                return Invalid("Malformed", read, bundle.ref.id, id)
+            else:
+                collected.refusals[id] = ("Malformed", read)
+    for parcel in request.incoming:
+        receipts = proves(parcel, request.shard)
+        if receipts is None:
+            missing.append(parcel.root)
+        else:
+            collected.receipts += receipts
+    return Incomplete(missing) if missing else collected
+
+
+def check_signatures(verifier: Verifier, transactions: Sequence[SignedTransaction]) -> list[bool]:
+    return verify_signatures(
+        verifier,
+        [signed.transaction.public_key for signed in transactions],
+        [signed.id for signed in transactions],
+        [signed.signature for signed in transactions],
+    )
+
+
+def chunk_input(
+    rules: Rules, request: ExecutionRequest, parent: ChunkExtra, collected: Collected, signed: Sequence[bool]
+) -> ChunkInput:
+    """Raises Malformed for a context that is none, ValueError for a protocol version that is not known."""
+    context = request.context
+    extra: RunContext = decode(RunContext, context.extra) if context.extra else RunContext()
+    parameters = for_protocol(context.protocol_version, rules.parameters)
+    return ChunkInput(
+        parameters=parameters,
+        shard=request.shard,
+        boundaries=rules.boundaries,
+        height=request.block.height,
+        timestamp=extra.timestamp or context.time * 10**9,
+        epoch=context.epoch,
+        gas_price=context.gas_price or parameters.min_gas_price,
+        random_seed=context.randomness or NO_HASH,
+        transactions=collected.transactions,
+        signed=signed,
+        incoming=collected.receipts,
+        info=parent.congestion,
+        congestion={load.shard: ShardCongestion(load.info, load.missed_chunks) for load in extra.loads},
+        refused=frozenset(extra.refused),
+    )
+
+
+# --- what goes out ---------------------------------------------------------------------------------------------------
+
+
+def _finish(
+    rules: Rules, request: ExecutionRequest, collected: Collected, result: ChunkResult, state: State, root: bytes
+) -> Ran | Invalid:
+    if request.invalid_transaction == "reject_block" and result.refusals:
+        id, error = next(iter(result.refusals.items()))
+        return Invalid(innermost(error), sentence(error), transaction=id)
+    outcome_root, paths = merklize([outcome.leaf() for outcome in result.outcomes])
+    shards = range(len(rules.boundaries) + 1)
+    sent = [tuple(result.outgoing.get(shard, ())) for shard in shards]
+    leaves = [outgoing_leaf(shard, sent[shard]) for shard in shards]
+    outgoing_root, outgoing_paths = merklize(leaves)
+    extra = ChunkExtra(
+        root,
+        outcome_root,
+        outgoing_root,
+        result.gas_used,
+        result.balance_burnt,
+        tuple(result.proposals),
+        result.info,
+    )
+    parcels = {
+        shard: Parcel(
+            request.shard,
+            shard,
+            encode(sent[shard], RECEIPTS),
+            leaves[shard],
+            encode(ParcelProof(extra, outgoing_paths[shard])),
+        )
+        for shard in shards
+        if sent[shard]
+    }
+    discarded = dict(collected.refusals)
+    discarded.update({id: (innermost(error), sentence(error)) for id, error in result.refusals.items()})
+    powers = {proposal.public_key: proposal.stake for proposal in result.proposals}
+    outcome = Outcome(
+        request.block,
+        extra.commitment(),
+        discarded,
+        outgoing=parcels,
+        gas_used=result.gas_used,
+        fees=result.balance_burnt,
+        updates=ConsensusUpdates(powers) if powers else None,
+        detail={
+            "extra": extra,
+            "outcomes": tuple(result.outcomes),
+            "refusals": dict(result.refusals),
+            "proposals": tuple(result.proposals),
+        },
+    )
+    return Ran(result, extra, state.final_changes(), {}, outcome, paths)
+
+
+async def execute(
+    rules: Rules, request: ExecutionRequest, view: View, collected: Collected, signed: Sequence[bool]
+) -> Ran | Invalid:
+    """On a view of the parent's state. Raises ``shardstore.Stale``, Malformed, ValueError."""
+    state = State()
+    parent = view.version.extra
+    work = run(chunk_input(rules, request, parent, collected, signed), state, rules.verifier, rules.machine)
+    try:
+        need = next(work)
+        while True:
+            await view.load(need, state)
+            need = next(work)
+    except StopIteration as stop:
+        result: ChunkResult = stop.value
+    changes = state.final_changes()
+    await view.walk(list({**state.loaded, **changes}) if request.record_witness else list(changes))
+    nodes: dict[bytes, bytes | None] = {}
+    recorder = Recorder(view)
+    while True:
+        try:
+            nodes.clear()
+            root = update(recorder if request.record_witness else view, view.root, changes, nodes)
+            break
+        except Missing as missing:
+            await view.fetch(missing.wanted)
+    ran = _finish(rules, request, collected, result, state, root)
+    if isinstance(ran, Ran):
+        ran.nodes = nodes
+        if request.record_witness:
+            ran.outcome = _with_witness(ran.outcome, recorder, view, state)
+    return ran
+
+
+def _with_witness(outcome: Outcome, recorder: Recorder, view: View, state: State) -> Outcome:
+    values = proof_values(recorder, view.root, list(state.loaded), state.loaded)
+    for prefix in state.listed:
+        for _ in items_under(recorder, view.root, prefix):
+            pass
+    blobs = sorted({*recorder.seen.values(), *values})
+    return evolve(outcome, witness=encode(StateWitness(view.version.extra, tuple(blobs))))
+
+
+# --- from a witness --------------------------------------------------------------------------------------------------
+
+
+class _Unproved(Exception):
+    """The witness does not show what is asked of it."""
+
+
+def _drive(work: Generator[Need, None, T], source: ByHash, root: bytes, state: State) -> T:
+    try:
+        while True:
+            need = next(work)
+            for prefix in need.prefixes:
+                state.listed[prefix] = tuple(key for key, _ in items_under(source, root, prefix))
+            for key in need.keys:
+                ref = find(source, root, key)
+                state.loaded[key] = None if ref is None else source.value(ref)
+    except StopIteration as stop:
+        value: T = stop.value
+        return value
+
+
+def verify(rules: Rules, request: ExecutionRequest, raw: bytes) -> Outcome | Invalid | Incomplete:
+    """The outcome, from the request and the witness alone. A witness that lacks anything, holds anything more, or shows
+    another state than the parent's commitment says is ``Incomplete``: another peer may have a good one."""
+    claimed = request.context.parent_commitment
+    bad = Incomplete([claimed or request.parent.id])
+    collected = collect(request)
+    if not isinstance(collected, Collected):
+        return collected
+    try:
+        if len(raw) > MAX_WITNESS_BYTES:
+            raise _Unproved
+        witness: StateWitness = decode(StateWitness, raw)
+        if witness.parent.commitment() != claimed:
+            raise _Unproved
+        source, state, root = ByHash(witness.state), State(), witness.parent.state_root
+        signed = check_signatures(rules.verifier, collected.transactions)
+        given = chunk_input(rules, request, witness.parent, collected, signed)
+        result = _drive(run(given, state, rules.verifier, rules.machine), source, root, state)
+        after = update(source, root, state.final_changes(), {})
+        if not source.complete():
+            raise _Unproved
+    except (Malformed, Missing, _Unproved):
+        return bad
+    ran = _finish(rules, request, collected, result, state, after)
+    return ran if isinstance(ran, Invalid) else ran.outcome

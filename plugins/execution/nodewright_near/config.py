@@ -1,0 +1,48 @@
+"""What an operator may set for the execution ``near``. Rules of the network are in its genesis, not here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from nodewright.errors import ConfigurationError
+from nodewright.plugins.specs import setting
+from nodewright_near.parameters import Parameters
+
+
+@attrs.define
+class NearConfig:
+    kept: list[int] | None = setting(None, help="shards whose state is kept on this node; unset: all of them")
+    cache_bytes: int = setting(256 * 1024 * 1024, help="memory for rows and trie nodes read before", minimum=1 << 20)
+    compiled_contracts: int = setting(64, help="contracts kept compiled", minimum=1, maximum=10_000)
+    save_tx_outcomes: bool = setting(
+        True, help="keep outcomes of transactions and receipts: an RPC node needs them, a block producer does not"
+    )
+
+
+def check(config: NearConfig) -> list[str]:
+    if config.kept is not None and any(shard < 0 for shard in config.kept):
+        return ["kept: shards are numbered from 0"]
+    return []
+
+
+_WHOLE = {"minimum_stake", "min_top_level", "gas_limit", "min_gas_price", "storage_amount_per_byte", "transaction_validity"}
+
+
+def parameters(table: Mapping[str, Any]) -> Parameters:
+    """The network's rules: those of the protocol, with what the genesis table ``execution`` changes of them
+    (``registrar``, ``minimum_stake``, ``min_top_level``, ``gas_limit``, ``min_gas_price``, ``storage_amount_per_byte``,
+    ``transaction_validity``). Raises ConfigurationError."""
+    changes: dict[str, Any] = {}
+    for name in _WHOLE & set(table):
+        try:
+            changes[name] = int(table[name])
+        except (TypeError, ValueError):
+            changes[name] = -1
+        if changes[name] < 0:
+            raise ConfigurationError(f"genesis: execution.{name} is not a whole number: {table[name]!r}")
+    if "registrar" in table:
+        changes["registrar"] = str(table["registrar"])
+    return attrs.evolve(Parameters(), **changes)

@@ -1,0 +1,308 @@
+"""The execution ``near``: sharded accounts, receipts and contracts behind the ``Execution`` contract.
+
+Capabilities ``sharded`` and ``witness``. A node keeps the state of some shards (``kept``) and checks the others from
+witnesses. Several blocks may be executed above the applied one; only a committed one is durable.
+
+Invariants
+- Per kept shard the store holds the state of ``applied(shard)``; shards commit independently of each other.
+- ``execute`` and ``verify_witness`` look at no reservation, other than to report which ones a block defeats.
+- Reservations live in memory: the pool's journal brings them back at the next start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, TypeVar
+
+import trio
+from attrs import evolve
+
+from nodewright.errors import ConfigurationError, Pruned
+from nodewright.interfaces.common import Admission, Admitted, BlockContext, BlockRef, Bundle
+from nodewright.interfaces.environment import Environment
+from nodewright.interfaces.execution import (
+    BundleIncomplete,
+    BundleInvalid,
+    BundleValid,
+    BundleVerdict,
+    Candidate,
+    Deferred,
+    ExecutionRequest,
+    ExecutionResult,
+    Invalid,
+    Limits,
+    Outcome,
+    Prologue,
+    Reverted,
+    Selection,
+    View,
+)
+from nodewright.interfaces.storage import KeyValueStore
+from nodewright_near import blocks, records
+from nodewright_near.admission import Admitter, Signers, refused, select
+from nodewright_near.blocks import Collected, Ran, Rules, check_signatures, parse_bodies
+from nodewright_near.borsh import Malformed
+from nodewright_near.checks import check_form
+from nodewright_near.chunks import ChunkExtra
+from nodewright_near.congestion import ShardCongestion
+from nodewright_near.errors import Refusal
+from nodewright_near.genesis import records_of_document, split_rows, state_of_records
+from nodewright_near.headers import CongestionInfo
+from nodewright_near.primitives import NO_HASH
+from nodewright_near.queries import Queries
+from nodewright_near.reservations import Reservations
+from nodewright_near.shardstore import ShardStore, Stale, Version
+from nodewright_near.transactions import SignedTransaction
+from nodewright_near.trie import EMPTY_ROOT, NoNodes, update
+
+T = TypeVar("T")
+# A thread hop costs about as much as two signature checks.
+WORTH_A_HOP = 4
+
+
+class NearEngine:
+    capabilities: frozenset[str] = frozenset({"sharded", "witness"})
+    format: str = "near-1"
+
+    def __init__(
+        self,
+        store: KeyValueStore,
+        environment: Environment,
+        rules: Rules,
+        kept: Collection[int] | None,
+        cache_bytes: int,
+        save_outcomes: bool = True,
+    ) -> None:
+        self.store = store
+        self.environment = environment
+        self.rules = rules
+        self.shard_count = len(rules.boundaries) + 1
+        self.kept = tuple(sorted(kept)) if kept else tuple(range(self.shard_count))
+        if self.kept[-1] >= self.shard_count:
+            raise ConfigurationError(
+                f"execution.kept: there is no shard {self.kept[-1]}: the genesis has {self.shard_count}"
+            )
+        self.shards = {shard: ShardStore(store, shard, cache_bytes // len(self.kept)) for shard in self.kept}
+        self.save_outcomes = save_outcomes
+        self.reservations = Reservations()
+        self.gas_price = rules.parameters.min_gas_price
+        self._admitter = Admitter(rules.parameters, rules.boundaries, self.reservations)
+        self._queries = Queries(self)
+        self._locks = {shard: trio.Lock() for shard in self.kept}
+
+    async def open(self) -> None:
+        for shard in self.shards.values():
+            await shard.open()
+
+    async def _offload(self, count: int, function: Callable[..., T], *arguments: Any) -> T:
+        if count < WORTH_A_HOP:
+            return function(*arguments)
+        return await self.environment.offload(function, *arguments)
+
+    # --- genesis -----------------------------------------------------------------------------------------------------
+
+    async def genesis(self, document: Mapping[str, Any], block: BlockRef) -> bytes | None:
+        """``document["execution"]`` has ``accounts`` or ``records`` (see ``genesis``). 32 bytes for every shard."""
+        table = document.get("execution", document)
+        rows = state_of_records(records_of_document(table), self.rules.parameters)
+        commitments = b""
+        for shard, part in enumerate(split_rows(rows, self.rules.boundaries)):
+            nodes: dict[bytes, bytes | None] = {}
+            root = update(NoNodes(), EMPTY_ROOT, part, nodes)
+            extra = ChunkExtra(root, NO_HASH, NO_HASH, 0, 0, (), CongestionInfo())
+            commitments += extra.commitment()
+            kept = self.shards.get(shard)
+            if kept is not None and kept.applied is None:
+                await kept.install(block, extra, Version(block, None, extra, dict(part), nodes))
+        return commitments
+
+    # --- transactions ------------------------------------------------------------------------------------------------
+
+    async def identify(self, txs: Sequence[bytes]) -> list[bytes | None]:
+        ids: list[bytes | None] = []
+        for raw in txs:
+            try:
+                ids.append(SignedTransaction.decode(raw).id)
+            except Malformed:
+                ids.append(None)
+        return ids
+
+    async def admit(self, txs: Sequence[bytes], head: BlockRef, time: int) -> list[Admission]:
+        read = [self._admitter.form(raw) for raw in txs]
+        fresh = [one for one in read if isinstance(one, SignedTransaction)]
+        good = await self._offload(len(fresh), check_signatures, self.rules.verifier, fresh)
+        views = {}
+        for shard in {self._admitter.shard(signed) for signed in fresh}:
+            kept = self.shards.get(shard)
+            view = None if kept is None else kept.view_near(head.id)
+            if view is not None:
+                mine = [signed for signed in fresh if self._admitter.shard(signed) == shard]
+                views[shard] = await Signers.read(view, mine)
+        answers: list[Admission] = []
+        signs = iter(good)
+        for one in read:
+            if not isinstance(one, SignedTransaction):
+                answers.append(one)
+            elif not next(signs):
+                answers.append(refused(Refusal("InvalidSignature"), one.id))
+            else:
+                answers.append(self._admit(one, views, head))
+        return answers
+
+    def _admit(self, signed: SignedTransaction, views: Mapping[int, Signers], head: BlockRef) -> Admission:
+        shard = self._admitter.shard(signed)
+        signers = views.get(shard)
+        if signers is None:
+            return Admitted(signed.id, signed.raw, shard=shard)
+        held = self.reservations.by_id.get(signed.id)
+        if held is not None:  # twice in one call
+            return Admitted(signed.id, signed.raw, known=True, shard=shard)
+        return self._admitter.admit(signed, signers, self.gas_price, head.height + 1, self._loads())
+
+    def _loads(self) -> dict[int, ShardCongestion]:
+        loads = {}
+        for number, shard in self.shards.items():
+            if shard.applied is not None:
+                loads[number] = ShardCongestion(shard.versions[shard.applied.id].extra.congestion)
+        return loads
+
+    async def confirm(self, ids: Sequence[bytes]) -> None:
+        """Reservations live in memory: the pool's journal redoes them at the next start."""
+
+    async def release(self, ids: Sequence[bytes]) -> list[bytes]:
+        return self.reservations.drop(ids)
+
+    async def release_unclaimed(self) -> list[bytes]:
+        return []
+
+    async def select(self, parent: BlockRef, candidates: Sequence[Candidate], limits: Limits) -> Selection:
+        """For one shard: that of the first candidate; those of others are deferred."""
+        if not candidates:
+            return Selection(())
+        number = candidates[0].shard
+        mine = [candidate for candidate in candidates if candidate.shard == number]
+        others = [candidate for candidate in candidates if candidate.shard != number]
+        shard = self.shards.get(number)
+        view = None if shard is None else shard.view_near(parent.id)
+        if view is None:
+            return Selection((), {}, candidates)
+        held = [self.reservations.by_id[one.id].signed for one in mine if one.id in self.reservations.by_id]
+        signers = await Signers.read(view, held)
+        parameters = self.rules.parameters
+        gas = ShardCongestion(view.version.extra.congestion).process_tx_limit(parameters.congestion)
+        gas = min(gas, limits.max_gas) if limits.max_gas else gas
+        chosen = select(parameters, mine, self.reservations, signers, self.gas_price, parent.height + 1, limits, gas)
+        return evolve(chosen, deferred=[*chosen.deferred, *others])
+
+    async def prologue(self, context: BlockContext) -> Prologue:
+        return Prologue(b"", b"")
+
+    def _body(self, id: bytes) -> bytes | None:
+        held = self.reservations.by_id.get(id)
+        return held.signed.raw if held is not None else None
+
+    async def validate_bundle(self, bundle: Bundle, head: BlockRef) -> BundleVerdict:
+        ids = [bundle.id_at(index) for index in range(len(bundle))]
+        bodies = bundle.bodies if bundle.bodies is not None else [self._body(id) for id in ids]
+        missing = [id for id, body in zip(ids, bodies, strict=True) if body is None]
+        if missing:
+            return BundleIncomplete(missing)
+        read = parse_bodies(bundle, [body for body in bodies if body is not None])
+        for index, one in enumerate(read):
+            if isinstance(one, str):
+                return BundleInvalid("Malformed", one, index)
+            if self._admitter.shard(one) != bundle.ref.shard:
+                return BundleInvalid("InvalidShard", f"its signer lives in shard {self._admitter.shard(one)}", index)
+            try:
+                check_form(self.rules.parameters, one)
+            except Refusal as refusal:
+                return BundleInvalid(refusal.innermost, str(refusal), index)
+        signed = [one for one in read if isinstance(one, SignedTransaction)]
+        good = await self._offload(len(signed), check_signatures, self.rules.verifier, signed)
+        if not all(good):
+            return BundleInvalid("InvalidSignature", "a transaction is not signed by its key", good.index(False))
+        sizes = [len(one.raw) for one in signed]
+        return BundleValid(0, sum(sizes), [0] * len(sizes), sizes)
+
+    # --- blocks ------------------------------------------------------------------------------------------------------
+
+    def _kept(self, shard: int) -> ShardStore:
+        kept = self.shards.get(shard)
+        if kept is None:
+            raise Pruned(f"the state of shard {shard} is not kept on this node")
+        return kept
+
+    async def execute(self, request: ExecutionRequest) -> ExecutionResult:
+        shard = self._kept(request.shard)
+        async with self._locks[request.shard]:
+            known = shard.versions.get(request.block.id)
+            done: Outcome | None = None if known is None or known.parent != request.parent else known.outcome
+            if done is not None and (not request.record_witness or done.witness is not None):
+                return done
+            view = shard.view(request.parent.id)
+            if view is None:
+                assert shard.applied is not None  # genesis comes first
+                return Deferred(request.parent, shard.applied)
+            collected = blocks.collect(request, self._body)
+            if not isinstance(collected, Collected):
+                return collected
+            transactions = collected.transactions
+            signed = await self._offload(len(transactions), check_signatures, self.rules.verifier, transactions)
+            try:
+                ran = await blocks.execute(self.rules, request, view, collected, signed)
+            except Stale:
+                assert shard.applied is not None
+                return Deferred(request.parent, shard.applied)
+            except (Malformed, ValueError) as error:
+                return Invalid("InvalidContext", f"what the block says of its setting cannot be read: {error}")
+            if isinstance(ran, Invalid):
+                return ran
+            return self._keep(shard, request, collected, ran)
+
+    def _keep(self, shard: ShardStore, request: ExecutionRequest, collected: Collected, ran: Ran) -> Outcome:
+        ids = frozenset(signed.id for signed in collected.transactions)
+        evicted = self.reservations.losers(ran.result.nonces, ids)
+        outcome = evolve(ran.outcome, evicted=evicted)
+        version = Version(
+            request.block, request.parent, ran.extra, ran.values, ran.nodes, outcome, nonces=ran.result.nonces, ids=ids
+        )
+        if self.save_outcomes:
+            sent = [receipt for receipts in ran.result.outgoing.values() for receipt in receipts]
+            version.rows = records.rows(request.block, request.shard, ran.result.outcomes, ran.paths, sent)
+        shard.versions[request.block.id] = version
+        return outcome
+
+    async def verify_witness(self, request: ExecutionRequest, witness: bytes) -> ExecutionResult:
+        count = sum(len(bundle) for bundle in request.bundles)
+        try:
+            return await self._offload(count, blocks.verify, self.rules, request, witness)
+        except ValueError as error:
+            return Invalid("InvalidContext", f"what the block says of its setting cannot be read: {error}")
+
+    async def commit(self, block: BlockRef, shard: int = 0) -> Mapping[bytes, bytes] | None:
+        kept = self._kept(shard)
+        async with self._locks[shard]:
+            with trio.CancelScope(shield=True):
+                version = await kept.commit(block)
+        if version is None:
+            return None
+        lost = self.reservations.losers(version.nonces, version.ids)
+        self.reservations.drop([*version.ids, *lost])
+        told = version.outcome.evicted
+        return {id: winner for id, winner in lost.items() if id not in told}
+
+    async def revert(self, block: BlockRef, shard: int = 0) -> Reverted:
+        raise Pruned(f"the state before block {block} is gone: this execution has no undo")
+
+    async def abandon(self, block: BlockRef, shard: int = 0) -> None:
+        kept = self.shards.get(shard)
+        if kept is not None:
+            kept.abandon(block)
+
+    async def applied(self, shard: int = 0) -> BlockRef | None:
+        kept = self.shards.get(shard)
+        return kept.applied if kept is not None else None
+
+    async def query(self, view: View, kind: str, **arguments: Any) -> Any:
+        """See ``queries``."""
+        return await self._queries.answer(view, kind, arguments)

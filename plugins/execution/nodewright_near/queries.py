@@ -1,0 +1,183 @@
+"""Family reads by name, of the state after a block that is still held.
+
+``account`` (account_id) -> Account | None; ``access_key`` (account_id, public_key) -> AccessKey | None; ``access_keys``
+(account_id) -> {public key: AccessKey}; ``code`` (account_id) -> bytes | None; ``state`` (account_id, prefix, limit) ->
+{key: value}; ``call`` (account_id, method, args, height, timestamp, epoch) -> CallOutcome of a view call; ``outcome`` (id)
+-> StoredOutcome | None; ``receipt`` (id) -> Receipt | None; ``extra`` (shard) -> ChunkExtra; ``shard`` (account_id) ->
+number; ``kept`` -> shards of this node; ``boundaries``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from nodewright.errors import Pruned, UnknownQuery
+from nodewright.interfaces.execution import View as Which
+from nodewright_near import records
+from nodewright_near.accounts import (
+    AccessKey,
+    Account,
+    access_key_key,
+    access_keys_prefix,
+    account_key,
+    code_key,
+    data_key,
+)
+from nodewright_near.contracts.calls import Call, CallOutcome
+from nodewright_near.genesis import shard_of
+from nodewright_near.primitives import NO_HASH, NO_KEY
+from nodewright_near.runtime import Need
+from nodewright_near.shardstore import ShardStore, Version, View
+from nodewright_near.state import Absent, State, decode_access_key
+
+if TYPE_CHECKING:
+    from nodewright_near.engine import NearEngine
+
+MAX_LISTED: Final = 100_000
+
+
+class Queries:
+    def __init__(self, engine: NearEngine) -> None:
+        self._engine = engine
+        self._kinds: dict[str, Callable[..., Awaitable[Any]]] = {
+            "account": self._account,
+            "access_key": self._access_key,
+            "access_keys": self._access_keys,
+            "code": self._code,
+            "state": self._state,
+            "call": self._call,
+            "outcome": self._outcome,
+            "receipt": self._receipt,
+            "extra": self._extra,
+            "shard": self._shard,
+            "kept": self._kept,
+            "boundaries": self._boundaries,
+        }
+
+    async def answer(self, which: Which, kind: str, arguments: Mapping[str, Any]) -> Any:
+        found = self._kinds.get(kind)
+        if found is None:
+            raise UnknownQuery(f"near answers {', '.join(self._kinds)}, not {kind!r}")
+        return await found(which, **arguments)
+
+    # --- which state ---
+
+    def _version(self, which: Which, shard: ShardStore) -> Version:
+        if shard.applied is None:
+            raise Pruned(f"shard {shard.shard} has no state yet")
+        if which.kind == "block":
+            version = None if which.block is None else shard.versions.get(which.block.id)
+            if version is None:
+                raise Pruned(f"the state of shard {shard.shard} at block {which.block} is not held any more")
+            return version
+        if which.kind == "final":
+            return shard.versions[shard.applied.id]
+        return max(shard.versions.values(), key=lambda version: version.ref.height)
+
+    def _view(self, which: Which, account: str) -> View:
+        number = shard_of(account, self._engine.rules.boundaries)
+        shard = self._engine.shards.get(number)
+        if shard is None:
+            raise Pruned(f"the state of shard {number} is not kept on this node")
+        return View(shard, self._version(which, shard))
+
+    async def _row(self, which: Which, account: str, key: bytes) -> bytes | None:
+        (row,) = await self._view(which, account).values([key])
+        return row
+
+    # --- what it holds ---
+
+    async def _account(self, which: Which, account_id: str) -> Account | None:
+        row = await self._row(which, account_id, account_key(account_id))
+        return None if row is None else Account.decode(row)
+
+    async def _access_key(self, which: Which, account_id: str, public_key: bytes) -> AccessKey | None:
+        row = await self._row(which, account_id, access_key_key(account_id, public_key))
+        return None if row is None else decode_access_key(row)
+
+    async def _under(self, which: Which, account: str, prefix: bytes, limit: int) -> dict[bytes, bytes]:
+        view = self._view(which, account)
+        keys = (await view.keys_under(prefix))[: min(limit, MAX_LISTED)]
+        rows = await view.values(keys)
+        return {key: row for key, row in zip(keys, rows, strict=True) if row is not None}
+
+    async def _access_keys(self, which: Which, account_id: str) -> dict[bytes, AccessKey]:
+        prefix = access_keys_prefix(account_id)
+        rows = await self._under(which, account_id, prefix, MAX_LISTED)
+        return {key[len(prefix) :]: decode_access_key(row) for key, row in rows.items()}
+
+    async def _code(self, which: Which, account_id: str) -> bytes | None:
+        return await self._row(which, account_id, code_key(account_id))
+
+    async def _state(
+        self, which: Which, account_id: str, prefix: bytes = b"", limit: int = MAX_LISTED
+    ) -> dict[bytes, bytes]:
+        whole = data_key(account_id, b"")
+        rows = await self._under(which, account_id, whole + prefix, limit)
+        return {key[len(whole) :]: row for key, row in rows.items()}
+
+    async def _call(
+        self, which: Which, account_id: str, method: str, args: bytes, height: int, timestamp: int, epoch: int = 0
+    ) -> CallOutcome | None:
+        """None where there is no such account."""
+        view = self._view(which, account_id)
+        (row,) = await view.values([account_key(account_id)])
+        if row is None:
+            return None
+        account = Account.decode(row)
+        (code,) = await view.values([code_key(account_id)])
+        parameters = self._engine.rules.parameters
+        if code is None:
+            error = {"CompilationError": {"CodeDoesNotExist": {"account_id": account_id}}}
+            return CallOutcome(0, 0, account.amount, account.storage_usage, error=error)
+        call = Call(
+            parameters=parameters,
+            account_id=account_id,
+            signer_id=account_id,
+            signer_key=NO_KEY,
+            predecessor_id=account_id,
+            code=code,
+            code_hash=account.code_hash,
+            method=method,
+            args=args,
+            gas=parameters.limits.max_view_gas,
+            deposit=0,
+            balance=account.amount,
+            locked=account.locked,
+            storage_usage=account.storage_usage,
+            gas_price=0,
+            height=height,
+            timestamp=timestamp,
+            epoch=epoch,
+            random_seed=NO_HASH,
+            action_hash=NO_HASH,
+            view=True,
+        )
+        state = State()
+        while True:
+            try:
+                return self._engine.rules.machine.call(call, state)
+            except Absent as absent:
+                await view.load(Need(absent.keys, absent.prefixes), state)
+
+    async def _outcome(self, which: Which, id: bytes) -> records.StoredOutcome | None:
+        return await records.stored_outcome(self._engine.store, id)
+
+    async def _receipt(self, which: Which, id: bytes) -> Any:
+        return await records.stored_receipt(self._engine.store, id)
+
+    async def _extra(self, which: Which, shard: int) -> Any:
+        kept = self._engine.shards.get(shard)
+        if kept is None:
+            raise Pruned(f"the state of shard {shard} is not kept on this node")
+        return self._version(which, kept).extra
+
+    async def _shard(self, which: Which, account_id: str) -> int:
+        return shard_of(account_id, self._engine.rules.boundaries)
+
+    async def _kept(self, which: Which) -> tuple[int, ...]:
+        return self._engine.kept
+
+    async def _boundaries(self, which: Which) -> tuple[str, ...]:
+        return self._engine.rules.boundaries

@@ -1,0 +1,78 @@
+"""Outcomes kept for those who ask: by transaction or receipt id, with the proof that ties each to its chunk.
+
+``near_outcomes``: id -> ``StoredOutcome``. ``near_receipts``: id -> the receipt. Written in the commit of the chunk, where
+``save_tx_outcomes`` is on; nothing that a chunk depends on is here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Final
+
+from attrs import frozen
+
+from nodewright.interfaces.common import BlockRef
+from nodewright.interfaces.storage import KeyValueStore, WriteBatch
+from nodewright_near.borsh import U32, U64, Option, String, Vector, decode, encode, struct
+from nodewright_near.merkle import MERKLE_PATH, MerklePath, MerkleStep
+from nodewright_near.outcomes import Outcome, PartialOutcome
+from nodewright_near.primitives import Hash
+from nodewright_near.receipts import Receipt
+
+OUTCOMES: Final = "near_outcomes"
+RECEIPTS: Final = "near_receipts"
+MAX_LOGS: Final = 1024
+
+
+@struct
+@frozen
+class StoredOutcome:
+    """``error`` in JSON. ``path`` leads from the outcome's leaf to the outcome root of the chunk in ``block``."""
+
+    height: U64
+    block: Hash
+    shard: U32
+    partial: PartialOutcome
+    logs: Annotated[tuple[str, ...], Vector(String, MAX_LOGS)]
+    error: Annotated[str | None, Option(String)]
+    path: Annotated[tuple[MerkleStep, ...], MERKLE_PATH]
+
+    def outcome(self, id: bytes) -> Outcome:
+        part = self.partial
+        return Outcome(
+            id,
+            part.receipt_ids,
+            part.gas_burnt,
+            part.tokens_burnt,
+            part.executor_id,
+            part.status,
+            self.logs,
+            None if self.error is None else json.loads(self.error),
+        )
+
+
+def rows(
+    block: BlockRef, shard: int, outcomes: Sequence[Outcome], paths: Sequence[MerklePath], receipts: Sequence[Receipt]
+) -> WriteBatch:
+    batch = WriteBatch()
+    for outcome, path in zip(outcomes, paths, strict=True):
+        partial = PartialOutcome(
+            outcome.receipt_ids, outcome.gas_burnt, outcome.tokens_burnt, outcome.executor_id, outcome.status
+        )
+        error = None if outcome.error is None else json.dumps(outcome.error)
+        stored = StoredOutcome(block.height, block.id, shard, partial, outcome.logs, error, path)
+        batch.put(OUTCOMES, outcome.id, encode(stored))
+    for receipt in receipts:
+        batch.put(RECEIPTS, receipt.receipt_id, encode(receipt))
+    return batch
+
+
+async def stored_outcome(store: KeyValueStore, id: bytes) -> StoredOutcome | None:
+    (raw,) = await store.get_many(OUTCOMES, [id])
+    return None if raw is None else decode(StoredOutcome, raw)
+
+
+async def stored_receipt(store: KeyValueStore, id: bytes) -> Receipt | None:
+    (raw,) = await store.get_many(RECEIPTS, [id])
+    return None if raw is None else decode(Receipt, raw)

@@ -1,0 +1,74 @@
+"""What this node promised for transactions it admitted: each key's nonces, and the balance that they will cost.
+
+Invariants
+- A (signer, key, nonce) is reserved by at most one transaction.
+- ``owed`` of a signer is the sum of the costs of its reservations.
+- Nothing here is seen by the execution of a block, other than to report which reservations the block defeats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from attrs import define
+
+from nodewright_near.transactions import SignedTransaction
+
+Slot = tuple[str, bytes]
+
+
+@define
+class Reservation:
+    signed: SignedTransaction
+    cost: int
+    shard: int
+
+    @property
+    def slot(self) -> Slot:
+        return self.signed.transaction.signer_id, self.signed.transaction.public_key
+
+
+class Reservations:
+    def __init__(self) -> None:
+        self.by_id: dict[bytes, Reservation] = {}
+        self.nonces: dict[Slot, dict[int, bytes]] = {}
+        self.owed: dict[str, int] = {}
+
+    def holder(self, signed: SignedTransaction) -> bytes | None:
+        """Who has this transaction's nonce; None where it is free."""
+        transaction = signed.transaction
+        return self.nonces.get((transaction.signer_id, transaction.public_key), {}).get(transaction.nonce)
+
+    def add(self, signed: SignedTransaction, cost: int, shard: int) -> None:
+        reservation = Reservation(signed, cost, shard)
+        signer = signed.transaction.signer_id
+        self.by_id[signed.id] = reservation
+        self.nonces.setdefault(reservation.slot, {})[signed.transaction.nonce] = signed.id
+        self.owed[signer] = self.owed.get(signer, 0) + cost
+
+    def drop(self, ids: Iterable[bytes]) -> list[bytes]:
+        """Those that were here."""
+        dropped = []
+        for id in ids:
+            reservation = self.by_id.pop(id, None)
+            if reservation is None:
+                continue
+            dropped.append(id)
+            nonces = self.nonces[reservation.slot]
+            del nonces[reservation.signed.transaction.nonce]
+            if not nonces:
+                del self.nonces[reservation.slot]
+            signer = reservation.signed.transaction.signer_id
+            self.owed[signer] -= reservation.cost
+            if not self.owed[signer]:
+                del self.owed[signer]
+        return dropped
+
+    def losers(self, nonces: Mapping[Slot, tuple[int, bytes]], ordered: Collection[bytes]) -> dict[bytes, bytes]:
+        """Reservations whose nonce a block has passed, and that are not in it: {loser: winner}."""
+        lost = {}
+        for slot, (nonce, winner) in nonces.items():
+            for held, id in self.nonces.get(slot, {}).items():
+                if held <= nonce and id not in ordered:
+                    lost[id] = winner
+        return lost

@@ -1,0 +1,279 @@
+"""One chunk on the state of its shard: pure, without store, clock or waiting.
+
+Order: receipts held back earlier, as far as limits allow; transactions; local receipts (an account's to itself), delayed
+ones, incoming ones, until the gas of the chunk is spent: what is left is delayed. A receipt for another account leaves the
+chunk, also one for an account of this very shard: it comes in with the next chunk.
+
+``run`` is a generator: it yields what it needs to have loaded into ``state`` (``Need``) and returns a ``ChunkResult``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from typing import Final, TypeVar
+
+from attrs import define, field, frozen
+
+from nodewright.interfaces.verifier import Verifier
+from nodewright_near.accounts import access_key_key, account_key, delayed_key
+from nodewright_near.checks import charge, check_form
+from nodewright_near.congestion import Backlog, ShardCongestion, limits_to, receipt_gas
+from nodewright_near.contracts.calls import Machine
+from nodewright_near.errors import ErrorValue, Refusal
+from nodewright_near.fees import Cost, CostOverflow, transaction_cost
+from nodewright_near.genesis import shard_of
+from nodewright_near.headers import CongestionInfo, ValidatorStakeV1
+from nodewright_near.outcomes import Outcome, SuccessReceiptId
+from nodewright_near.parameters import Parameters
+from nodewright_near.processing import Done, Setting, process
+from nodewright_near.receipts import ActionReceipt, Receipt, receipt_id
+from nodewright_near.state import Absent, State
+from nodewright_near.transactions import SignedTransaction
+
+T = TypeVar("T")
+PREFETCHED_DELAYED: Final = 256
+
+
+@frozen
+class Need:
+    """``keys`` are to be in ``State.loaded`` when the run goes on, and what is under ``prefixes`` in ``State.listed``."""
+
+    keys: Sequence[bytes]
+    prefixes: Sequence[bytes] = ()
+
+
+Run = Generator[Need, None, T]
+
+
+@frozen
+class ChunkInput:
+    """``signed``: for each transaction whether its signature is good. ``refused``: numbers of transactions that the chain
+    itself refuses. ``timestamp`` in nanoseconds. ``info`` is what the shard's last chunk left behind."""
+
+    parameters: Parameters
+    shard: int
+    boundaries: tuple[str, ...]
+    height: int
+    timestamp: int
+    epoch: int
+    gas_price: int
+    random_seed: bytes
+    transactions: Sequence[SignedTransaction]
+    signed: Sequence[bool]
+    incoming: Sequence[Receipt]
+    info: CongestionInfo
+    congestion: Mapping[int, ShardCongestion]
+    refused: frozenset[int] = frozenset()
+
+
+@define
+class ChunkResult:
+    """``outgoing`` by destination, in the order sent. ``refusals`` of transactions that had their place and no effect;
+    ``nonces`` the last one used of each key, and the transaction that used it."""
+
+    outcomes: list[Outcome] = field(factory=list)
+    outgoing: dict[int, list[Receipt]] = field(factory=dict)
+    refusals: dict[bytes, ErrorValue] = field(factory=dict)
+    proposals: list[ValidatorStakeV1] = field(factory=list)
+    nonces: dict[tuple[str, bytes], tuple[int, bytes]] = field(factory=dict)
+    gas_used: int = 0
+    balance_burnt: int = 0
+    info: CongestionInfo = field(factory=CongestionInfo)
+
+
+def run(given: ChunkInput, state: State, verifier: Verifier, machine: Machine) -> Run[ChunkResult]:
+    """``state`` is empty or holds loaded values only; afterwards its ``changes`` are the chunk's."""
+    chunk = _Chunk(given, state, verifier, machine)
+    yield from chunk.need(chunk.first_keys())
+    chunk.backlog = Backlog.load(given.parameters, state, given.info)
+    yield from chunk.forward()
+    chunk.transactions()
+    for receipt in chunk.local:
+        yield from chunk.take(receipt)
+    yield from chunk.delayed()
+    for receipt in given.incoming:
+        yield from chunk.take(receipt)
+    return chunk.finish()
+
+
+class _Chunk:
+    def __init__(self, given: ChunkInput, state: State, verifier: Verifier, machine: Machine) -> None:
+        self.given = given
+        self.state = state
+        self.parameters = given.parameters
+        self.setting = Setting(
+            given.parameters,
+            verifier,
+            machine,
+            given.height,
+            given.timestamp,
+            given.epoch,
+            given.gas_price,
+            given.random_seed,
+        )
+        self.shards = range(len(given.boundaries) + 1)
+        self.limits = limits_to(given.parameters, given.congestion, given.shard, self.shards)
+        self.result = ChunkResult()
+        self.local: list[Receipt] = []
+        self.backlog: Backlog
+
+    # --- loading ---
+
+    def first_keys(self) -> Iterable[bytes]:
+        yield from Backlog.keys()
+        for signed in self.given.transactions:
+            transaction = signed.transaction
+            yield account_key(transaction.signer_id)
+            yield access_key_key(transaction.signer_id, transaction.public_key)
+        for receipt in self.given.incoming:
+            yield account_key(receipt.receiver_id)
+
+    def need(self, keys: Iterable[bytes]) -> Run[None]:
+        absent = self.state.absent(keys)
+        if absent:
+            yield Need(absent)
+
+    def attempt(self, step: Callable[[], T]) -> Run[T]:
+        """The step, begun again whenever something had to be loaded for it."""
+        while True:
+            try:
+                return step()
+            except Absent as absent:
+                self.state.rollback()
+                need = Need(absent.keys, absent.prefixes)
+            yield need
+
+    # --- receipts on their way out ---
+
+    def forward(self) -> Run[None]:
+        backlog = self.backlog
+        for shard in sorted(backlog.buffered):
+            while True:
+                receipt = yield from self.attempt(lambda shard=shard: backlog.held(shard))  # type: ignore[misc]
+                if receipt is None or not self._may_leave(shard, receipt):
+                    break
+                backlog.let_go(shard, receipt)
+                self.state.commit()
+
+    def _may_leave(self, shard: int, receipt: Receipt) -> bool:
+        gas = receipt_gas(self.parameters, receipt)
+        limit = self.limits[shard]
+        # One larger than what a full shard ever lets in must still get out: it takes all of that limit.
+        if limit < min(gas, self.parameters.congestion.allowed_shard_outgoing_gas):
+            return False
+        self.limits[shard] = max(limit - gas, 0)
+        self.result.outgoing.setdefault(shard, []).append(receipt)
+        return True
+
+    def send(self, receipt: Receipt) -> None:
+        shard = shard_of(receipt.receiver_id, self.given.boundaries)
+        queue = self.backlog.buffered.get(shard)
+        if (queue is not None and len(queue)) or not self._may_leave(shard, receipt):
+            self.backlog.hold(shard, receipt)
+            self.state.commit()
+
+    # --- transactions ---
+
+    def transactions(self) -> None:
+        seen: set[bytes] = set()
+        for index, signed in enumerate(self.given.transactions):
+            if signed.id in seen:
+                continue
+            seen.add(signed.id)
+            try:
+                self._convert(index, signed)
+            except Refusal as refusal:
+                self.state.rollback()
+                self.result.refusals[signed.id] = refusal.value
+            except CostOverflow:
+                self.result.refusals[signed.id] = "CostOverflow"
+
+    def _convert(self, index: int, signed: SignedTransaction) -> None:
+        given, state, transaction = self.given, self.state, signed.transaction
+        if shard_of(transaction.signer_id, given.boundaries) != given.shard:
+            raise Refusal("InvalidShard", signer_id=transaction.signer_id)
+        if index in given.refused:
+            raise Refusal("Expired")
+        check_form(self.parameters, signed)
+        if not given.signed[index]:
+            raise Refusal("InvalidSignature")
+        cost = transaction_cost(self.parameters, transaction, given.gas_price)
+        account, key = charge(
+            self.parameters,
+            transaction,
+            state.account(transaction.signer_id),
+            state.access_key(transaction.signer_id, transaction.public_key),
+            cost,
+            given.height,
+        )
+        state.set_account(transaction.signer_id, account)
+        state.set_access_key(transaction.signer_id, transaction.public_key, key)
+        state.commit()
+        self._converted(signed, cost)
+
+    def _converted(self, signed: SignedTransaction, cost: Cost) -> None:
+        transaction, result = signed.transaction, self.result
+        identity = receipt_id(signed.id, self.given.height, 0)
+        body = ActionReceipt(
+            transaction.signer_id, transaction.public_key, self.given.gas_price, (), (), transaction.actions
+        )
+        receipt = Receipt(transaction.signer_id, transaction.receiver_id, identity, body)
+        result.outcomes.append(
+            Outcome(
+                signed.id,
+                (identity,),
+                cost.gas_burnt,
+                cost.burnt_amount,
+                transaction.signer_id,
+                SuccessReceiptId(identity),
+            )
+        )
+        result.nonces[transaction.signer_id, transaction.public_key] = (transaction.nonce, signed.id)
+        result.gas_used += cost.gas_burnt
+        result.balance_burnt += cost.burnt_amount
+        if transaction.signer_id == transaction.receiver_id:
+            self.local.append(receipt)
+        else:
+            self.send(receipt)
+
+    # --- receipts that have arrived ---
+
+    def take(self, receipt: Receipt) -> Run[None]:
+        """Run it, or delay it where the chunk's gas is spent."""
+        if self.result.gas_used >= self.parameters.gas_limit:
+            self.backlog.delay(receipt)
+            self.state.commit()
+        else:
+            yield from self.process(receipt)
+
+    def process(self, receipt: Receipt) -> Run[None]:
+        done: Done = yield from self.attempt(lambda: process(self.setting, self.state, receipt))
+        self.state.commit()
+        result = self.result
+        result.balance_burnt += done.burnt
+        result.proposals += done.proposals
+        if done.outcome is not None:
+            result.outcomes.append(done.outcome)
+            result.gas_used += done.outcome.gas_burnt
+        for child in done.receipts:
+            self.send(child)
+
+    def delayed(self) -> Run[None]:
+        backlog = self.backlog
+        end = backlog.delayed.next
+        while backlog.delayed.first < end and self.result.gas_used < self.parameters.gas_limit:
+            first = backlog.delayed.first
+            yield from self.need(map(delayed_key, range(first, min(end, first + PREFETCHED_DELAYED))))
+            receipt = backlog.peek()
+            backlog.pop(receipt)
+            self.state.commit()
+            yield from self.process(receipt)
+
+    def finish(self) -> ChunkResult:
+        info, count = self.backlog.info, len(self.shards)
+        # Who may send to a full shard changes with every chunk.
+        allowed = (self.given.height + self.given.shard) % count
+        self.result.info = CongestionInfo(
+            info.delayed_receipts_gas, info.buffered_receipts_gas, info.receipt_bytes, allowed
+        )
+        return self.result

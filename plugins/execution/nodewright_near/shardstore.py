@@ -1,0 +1,315 @@
+"""The state of one shard: rows and trie nodes of the applied block in a store, and executed blocks above it in memory.
+
+Tables of the key-value store (all keys begin with the shard's number, u16 big-endian): ``near_state`` rows by key,
+``near_nodes`` nodes of the trie by path, ``near_meta`` the applied block. A row's key longer than ``LONG`` bytes is cut and
+hashed; such a row holds its whole key.
+
+Invariants
+- The store holds exactly the rows and nodes of ``applied``: they, and the marker, change in one commit.
+- A version's values and nodes are what differs from its parent's; a view looks from the newest version down to the store.
+- Caches hold what the store holds for ``applied``. They change only after a commit has returned, and what was read before
+  it is not put in after it (``_generation``).
+- A view whose base is not under ``applied`` any more never answers: it raises ``Stale``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from typing import Any, Final
+
+from attrs import define, field, frozen
+
+from nodewright.errors import StoreCorrupt
+from nodewright.interfaces.common import BlockRef
+from nodewright.interfaces.storage import KeyValueStore, WriteBatch
+from nodewright_near.borsh import U64, decode, encode, struct
+from nodewright_near.chunks import ChunkExtra
+from nodewright_near.primitives import Hash
+from nodewright_near.runtime import Need
+from nodewright_near.state import State
+from nodewright_near.trie import Missing, Source, find, items_under, walk
+
+ROWS: Final = "near_state"
+NODES: Final = "near_nodes"
+META: Final = "near_meta"
+LONG: Final = 440
+_CUT: Final = 416
+_ROW_BYTES: Final = 120
+
+
+class Stale(Exception):
+    """The state that a view shows has been passed by what was committed since."""
+
+
+@struct
+@frozen
+class Applied:
+    """What ``near_meta`` holds of a shard."""
+
+    height: U64
+    block: Hash
+    extra: ChunkExtra
+
+
+@define
+class Version:
+    """An executed block on one shard, not yet committed; or, without a parent, the applied one."""
+
+    ref: BlockRef
+    parent: BlockRef | None
+    extra: ChunkExtra
+    values: dict[bytes, bytes | None] = field(factory=dict)
+    nodes: dict[bytes, bytes | None] = field(factory=dict)
+    outcome: Any = None
+    rows: WriteBatch = field(factory=WriteBatch)
+    nonces: Mapping[tuple[str, bytes], tuple[int, bytes]] = field(factory=dict)
+    ids: frozenset[bytes] = frozenset()
+
+
+class Cache:
+    """Bytes by key within a budget; when it is full, the older half goes."""
+
+    def __init__(self, budget: int) -> None:
+        self._budget = budget
+        self._used = 0
+        self.rows: dict[bytes, bytes | None] = {}
+
+    def put(self, key: bytes, value: bytes | None) -> None:
+        size = len(key) + (len(value) if value is not None else 0) + _ROW_BYTES
+        if size > self._budget:
+            self.drop(key)
+            return
+        self.drop(key)
+        self.rows[key] = value
+        self._used += size
+        if self._used > self._budget:
+            for old in list(self.rows)[: len(self.rows) // 2 + 1]:
+                self.drop(old)
+
+    def drop(self, key: bytes) -> None:
+        if key in self.rows:
+            value = self.rows.pop(key)
+            self._used -= len(key) + (len(value) if value is not None else 0) + _ROW_BYTES
+
+
+def row_key(shard: int, key: bytes) -> bytes:
+    prefix = shard.to_bytes(2, "big")
+    return prefix + key if len(key) <= LONG else prefix + key[:_CUT] + sha256(key).digest()
+
+
+def row_value(key: bytes, value: bytes) -> bytes:
+    return value if len(key) <= LONG else len(key).to_bytes(4, "little") + key + value
+
+
+def value_of_row(key: bytes, row: bytes) -> bytes:
+    return row if len(key) <= LONG else row[4 + len(key) :]
+
+
+def node_key(shard: int, path: bytes) -> bytes:
+    prefix = shard.to_bytes(2, "big")
+    return prefix + path if len(path) <= LONG else prefix + b"\xff" + sha256(path).digest()
+
+
+class ShardStore:
+    """``kept`` versions by block id, the applied one among them once there is one."""
+
+    def __init__(self, store: KeyValueStore, shard: int, cache_bytes: int) -> None:
+        self.store = store
+        self.shard = shard
+        self.versions: dict[bytes, Version] = {}
+        self.applied: BlockRef | None = None
+        self.values = Cache(cache_bytes // 2)
+        self.nodes = Cache(cache_bytes // 2)
+        self._generation = 0
+
+    async def open(self) -> None:
+        (raw,) = await self.store.get_many(META, [self.shard.to_bytes(2, "big")])
+        if raw is not None:
+            marker: Applied = decode(Applied, raw)
+            self._stand_on(Version(BlockRef(marker.height, marker.block), None, marker.extra))
+
+    def _stand_on(self, version: Version) -> None:
+        self.applied = version.ref
+        self.versions[version.ref.id] = version
+
+    async def install(self, block: BlockRef, extra: ChunkExtra, version: Version) -> None:
+        """Genesis: rows and nodes of ``version`` into an empty store."""
+        await self.store.commit(self._batch(version))
+        self._stand_on(Version(block, None, extra))
+
+    def _batch(self, version: Version) -> WriteBatch:
+        batch, shard = version.rows, self.shard
+        for key, value in version.values.items():
+            if value is None:
+                batch.delete(ROWS, row_key(shard, key))
+            else:
+                batch.put(ROWS, row_key(shard, key), row_value(key, value))
+        for path, raw in version.nodes.items():
+            if raw is None:
+                batch.delete(NODES, node_key(shard, path))
+            else:
+                batch.put(NODES, node_key(shard, path), raw)
+        marker = Applied(version.ref.height, version.ref.id, version.extra)
+        batch.put(META, shard.to_bytes(2, "big"), encode(marker))
+        return batch
+
+    async def commit(self, block: BlockRef) -> Version | None:
+        """Durable, in one batch. None where it is applied already. Raises StoreCorrupt without its parent."""
+        if block == self.applied:
+            return None
+        version = self.versions.get(block.id)
+        if version is None or version.parent != self.applied:
+            raise StoreCorrupt(f"block {block} was committed without its parent; start the node again to replay")
+        await self.store.commit(self._batch(version))
+        self._generation += 1
+        for key, value in version.values.items():
+            self.values.put(key, value)
+        for path, raw in version.nodes.items():
+            self.nodes.put(path, raw)
+        self.applied = block
+        done = Version(block, None, version.extra, outcome=version.outcome)
+        keep = {block.id: done}
+        for id, other in self.versions.items():
+            if id != block.id and self._descends(other, block.id):
+                keep[id] = other
+        self.versions = keep
+        return version
+
+    def _descends(self, version: Version, ancestor: bytes) -> bool:
+        while version.parent is not None:
+            if version.parent.id == ancestor:
+                return True
+            parent = self.versions.get(version.parent.id)
+            if parent is None:
+                return False
+            version = parent
+        return False
+
+    def abandon(self, block: BlockRef) -> None:
+        if block == self.applied or self.versions.pop(block.id, None) is None:
+            return
+        for other in list(self.versions.values()):
+            if other.parent == block:
+                self.abandon(other.ref)
+
+    def view(self, block: bytes) -> View | None:
+        """Of the state after a block; None where it is not here."""
+        version = self.versions.get(block)
+        return View(self, version) if version is not None else None
+
+    def view_near(self, block: bytes) -> View | None:
+        """As ``view``, or else of the applied block; None before genesis."""
+        if self.applied is None:
+            return None
+        return self.view(block) or View(self, self.versions[self.applied.id])
+
+    # --- reading below the versions ---
+
+    async def read_values(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Of the applied block."""
+        cache = self.values.rows
+        found = {key: cache[key] for key in keys if key in cache}
+        wanted = [key for key in keys if key not in found]
+        if wanted:
+            generation = self._generation
+            rows = await self.store.get_many(ROWS, [row_key(self.shard, key) for key in wanted])
+            for key, row in zip(wanted, rows, strict=True):
+                found[key] = None if row is None else value_of_row(key, row)
+            if generation == self._generation:
+                for key in wanted:
+                    self.values.put(key, found[key])
+        return [found[key] for key in keys]
+
+    async def read_nodes(self, wanted: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+        generation = self._generation
+        rows = await self.store.get_many(NODES, [node_key(self.shard, path) for path, _ in wanted])
+        found = {}
+        for (path, digest), raw in zip(wanted, rows, strict=True):
+            if raw is None or sha256(raw).digest() != digest:
+                if generation != self._generation:
+                    raise Stale
+                raise StoreCorrupt(
+                    f"the state of shard {self.shard} lacks a node of its trie at {path[:32].hex()}: "
+                    "restore this store from a copy, or sync it anew"
+                )
+            found[path] = raw
+        if generation == self._generation:
+            for path, raw in found.items():
+                self.nodes.put(path, raw)
+        return found
+
+
+class View:
+    """The state after one block. It is a ``Source`` of trie nodes and a loader for runs."""
+
+    def __init__(self, shard: ShardStore, version: Version) -> None:
+        self.shard = shard
+        self.version = version
+        self.root = version.extra.state_root
+        self._chain: list[Version] = []
+        while version.parent is not None:
+            self._chain.append(version)
+            version = shard.versions[version.parent.id]
+        self._base = version.ref
+        self._fetched: dict[bytes, bytes] = {}
+
+    def _check(self) -> None:
+        applied = self.shard.applied
+        if applied != self._base and all(version.ref != applied for version in self._chain):
+            raise Stale
+
+    def node(self, path: bytes, digest: bytes) -> bytes:
+        for version in self._chain:
+            raw = version.nodes.get(path)
+            if raw is not None:
+                return raw
+        raw = self._fetched.get(path)
+        if raw is None:
+            raw = self.shard.nodes.rows.get(path)
+            if raw is None:
+                raise Missing([(path, digest)])
+            self._fetched[path] = raw
+        return raw
+
+    async def fetch(self, wanted: Sequence[tuple[bytes, bytes]]) -> None:
+        self._fetched.update(await self.shard.read_nodes(wanted))
+        self._check()
+
+    async def walk(self, keys: Sequence[bytes]) -> None:
+        """Have all nodes on the paths of ``keys`` at hand."""
+        while missing := walk(self, self.root, keys):
+            await self.fetch(missing)
+
+    async def values(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        found: dict[bytes, bytes | None] = {}
+        below = []
+        for key in keys:
+            for version in self._chain:
+                if key in version.values:
+                    found[key] = version.values[key]
+                    break
+            else:
+                below.append(key)
+        if below:
+            found.update(zip(below, await self.shard.read_values(below), strict=True))
+            self._check()
+        return [found[key] for key in keys]
+
+    async def keys_under(self, prefix: bytes) -> list[bytes]:
+        while True:
+            try:
+                return [key for key, _ in items_under(self, self.root, prefix)]
+            except Missing as error:
+                await self.fetch(error.wanted)
+
+    async def load(self, need: Need, state: State) -> None:
+        for prefix in need.prefixes:
+            state.listed[prefix] = tuple(await self.keys_under(prefix))
+        if need.keys:
+            state.loaded.update(zip(need.keys, await self.values(need.keys), strict=True))
+
+
+def proof_values(source: Source, root: bytes, keys: Sequence[bytes], values: Mapping[bytes, bytes | None]) -> list[bytes]:
+    """Read ``keys`` through the trie, so that ``source`` sees their paths; the values that are there."""
+    return [value for key in keys if find(source, root, key) is not None and (value := values[key]) is not None]
