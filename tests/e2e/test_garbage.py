@@ -80,7 +80,7 @@ def _rpc(client: BsvClient, alpha: NodeProcess, call: Any) -> None:
     cookie = (alpha.data_dir / ".cookie").read_bytes().strip()
     headers = {"authorization": "Basic " + base64.b64encode(cookie).decode(), "content-type": "application/json"}
     status, body = client.request("POST", "/", json.dumps(call).encode(), headers)
-    assert status in (200, 404, 500), (call, status)
+    assert status in (200, 400, 404, 500), (call, status)
     answer = json.loads(body)
     if isinstance(answer, dict):
         assert answer["error"]["message"], call
