@@ -34,7 +34,7 @@ CALLS: list[Any] = [
     {"method": "generate", "params": [10**9]}, {"method": "generatetoaddress", "params": [1, "nowhere"]},
     {"method": "invalidateblock", "params": ["00" * 32]}, {"method": "freeze", "params": ["00" * 32, 0]},
     {"method": "setban", "params": ["zz", "add"]}, {"method": "reassign", "params": ["00" * 32, 0, "zz"]},
-    {"method": "decoderawtransaction", "params": ["01"]}, {"method": "help", "params": ["nosuch"]},
+    {"method": "decoderawtransaction", "params": ["01"]}, {"method": "help", "params": [["nosuch"]]},
 ]  # fmt: skip
 
 
