@@ -92,9 +92,11 @@ class Held:
     def drop(self, ids: Sequence[bytes]) -> None:
         """Pending no longer: they are about to get a final status."""
         limbo, take = self.limbo, self.pending.pop
-        gone = [item for id in ids if (item := take(id, None)) is not None]
-        self.bytes_used -= sum(map(len, [item.raw for item in gone]))
-        were = [item.id for item in gone]
+        # One pass: of a block's million each is looked at while it is at hand, and let go.
+        sizes = [len(item.raw) if (item := take(id, None)) is not None else -1 for id in ids]
+        absent = sizes.count(-1)
+        self.bytes_used -= sum(sizes) + absent
+        were = [id for id, size in zip(ids, sizes, strict=True) if size >= 0] if absent else list(ids)
         if self.in_journal:
             for id in ids:
                 self.in_journal.pop(id, None)

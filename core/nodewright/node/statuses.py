@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from itertools import repeat
 
 from nodewright.interfaces.pool import TransactionStatus
 from nodewright.node.records import FinalRecord
@@ -48,7 +49,7 @@ class FinalStatuses:
             group = _Group(record, self.last_number)
             self._groups.append(group)
             self._held += len(record.ids)
-            self._by_id.update(dict.fromkeys(record.ids, group))
+            self._by_id.update(zip(record.ids, repeat(group)))
         self.expire(now)
 
     def get(self, id: bytes) -> TransactionStatus | None:
