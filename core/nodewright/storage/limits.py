@@ -32,13 +32,16 @@ def check_batch(batch: WriteBatch) -> int:
         check_table(table)
         if not rows:
             continue
-        longest = max(map(len, rows))
-        if longest > MAX_KEY_BYTES:
-            raise ValueError(f"table {table!r}: a key of {longest} bytes is over the limit of {MAX_KEY_BYTES}")
-        sizes = [len(value) for value in rows.values() if value is not None]
+        keys = list(map(len, rows))
+        if max(keys) > MAX_KEY_BYTES:
+            raise ValueError(f"table {table!r}: a key of {max(keys)} bytes is over the limit of {MAX_KEY_BYTES}")
+        try:
+            sizes = list(map(len, rows.values()))  # type: ignore[arg-type]
+        except TypeError:  # deletes are among them
+            sizes = [len(value) for value in rows.values() if value is not None]
         if sizes and max(sizes) > MAX_VALUE_BYTES:
             raise ValueError(f"table {table!r}: a value of {max(sizes)} bytes is over the limit of {MAX_VALUE_BYTES}")
-        total += sum(map(len, rows)) + sum(sizes)
+        total += sum(keys) + sum(sizes)
     return total
 
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import islice
@@ -189,14 +190,8 @@ class LevelDBStore(LevelDBReader):
         for name in [name for name in tables if name not in self._prefixes]:
             await self._name(name)
         rows = self._database.write_batch(sync=durable)
-        put, delete = rows.put, rows.delete
         for name, changes in tables.items():
-            prefix = self._prefixes[name]
-            for key, value in changes.items():
-                if value is None:
-                    delete(prefix + key)
-                else:
-                    put(prefix + key, value)
+            add(rows, self._prefixes[name], changes)
         if durable or size > self._inline_bytes:
             await self._environment.offload(self._write_apart, rows.write)
             return
@@ -291,6 +286,19 @@ class LevelDBStore(LevelDBReader):
             finally:
                 self._logs.close()
                 await self._environment.offload(self._database.close)
+
+
+def add(batch: Any, prefix: bytes, changes: dict[bytes, bytes | None]) -> None:
+    """A table's rows into a batch of plyvel's."""
+    if None not in changes.values():
+        deque(map(batch.put, map(prefix.__add__, changes), changes.values()), 0)  # no Python code for each row
+        return
+    put, delete = batch.put, batch.delete
+    for key, value in changes.items():
+        if value is None:
+            delete(prefix + key)
+        else:
+            put(prefix + key, value)
 
 
 def read_names(database: Any, path: Path) -> dict[str, bytes]:

@@ -192,6 +192,22 @@ async def test_a_server_that_is_away_for_a_while(postgres: Any, tmp_path: Path) 
         assert len((await store.scan("a")).items) == 21
 
 
+@pytest.mark.slow
+async def test_a_server_that_is_away_for_ten_seconds(postgres: Any, tmp_path: Path, budget: int) -> None:
+    """In real time: ten seconds with --budget 10, one without."""
+    async with postgres.open(tmp_path) as store:
+        await store.commit(one(b"before"), durable=False)
+        postgres.kill()
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(store.commit, one(b"meanwhile"))
+            nursery.start_soon(store.get_many, "a", [b"before"])
+            await trio.sleep(1.0 * min(budget, 10))
+            await trio.to_thread.run_sync(postgres.start)
+        assert trio.current_time() - began >= 1.0 * min(budget, 10)
+        assert [key for key, _ in (await store.scan("a")).items] == [b"before", b"meanwhile"]
+
+
 async def test_a_server_that_stays_away(postgres: Any, tmp_path: Path) -> None:
     async with postgres.open(tmp_path, retry_seconds=0.2) as store:
         await store.commit(one(b"before"))
