@@ -52,13 +52,15 @@ class TransactionPool(Protocol):
         rejected: Mapping[bytes, str] | None = None,
         replaced: Mapping[bytes, bytes] | None = None,
     ) -> None:
-        """Final statuses, journalled. Unknown ids are recorded too (a body that came inside a block)."""
+        """Final statuses, journalled; while the journal's disk is full, kept and journalled as soon as there is room. Unknown
+        ids are recorded too (a body that came inside a block)."""
 
     async def restore(self, transactions: Sequence[tuple[bytes, bytes]]) -> list[Admission]:
         """(id, raw) in dependency order that a reorganisation took out of the chain: pending again, before all others.
 
         One call for a reorganisation, or one for each block it undid, the tip first: what a later call restores stands
-        before what an earlier one did."""
+        before what an earlier one did. Raises StoreFull: they are pending, but a crash would forget them, so the caller
+        keeps what it needs to restore them and calls again."""
 
     def __len__(self) -> int: ...
 
