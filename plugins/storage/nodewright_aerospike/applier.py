@@ -65,6 +65,7 @@ class Applier:
         self._waiting: deque[Commit] = deque()
         self._applied: deque[Group] = deque()
         self._incarnation = ""
+        self._told = ""  # which incarnation has the whole of the owner's record
         self._doubt = False  # somebody has seen the server as another process
         self._group: list[Commit] = []  # begun, and not confirmed
         self._wake = trio.Event()
@@ -140,7 +141,9 @@ class Applier:
             incarnation = await server.patiently(server.incarnation)
             group: list[Commit] = []
             async for number, payload in self.log.iterate(self.done + 1):
-                group.append(Commit(number, decode(payload), len(payload)))
+                tables = decode(payload)
+                await self._note(tables)
+                group.append(Commit(number, tables, len(payload)))
                 if sum(commit.size for commit in group) >= _GROUP_BYTES:
                     await self._write_patiently(group)
                     group = []
@@ -148,9 +151,15 @@ class Applier:
                 await self._write_patiently(group)
             await self._environment.sleep(server.settle_seconds)
             if incarnation == await server.patiently(self._settled):
-                self.done = self.log.next_sequence - 1
+                self.done = self.ownership.done = self.log.next_sequence - 1
                 await self.log.drop_before(self.done + 1)
                 return
+
+    async def _note(self, tables: Tables) -> None:
+        """The owner's record may have lost which tables there are."""
+        large = large_tables(tables)
+        if not tables.keys() <= self.ownership.tables or not large <= self.ownership.large:
+            await self.server.patiently(self.ownership.start, self.ownership.number, set(tables), large)
 
     async def _write_patiently(self, commits: Sequence[Commit]) -> None:
         seconds = self.server.config.retry_seconds
@@ -193,6 +202,9 @@ class Applier:
         if self._waiting or self._doubt:
             incarnation = await self._environment.offload(self._look)
             restarted = self._restarted(incarnation)
+            if incarnation != self._told:
+                await self._environment.offload(self.ownership.again)
+                self._told = incarnation
             if self._doubt:
                 self._doubt = False
                 self._tell()
@@ -251,7 +263,7 @@ class Applier:
         while self._applied and self._applied[0].time + self.server.settle_seconds <= now:
             for commit in self._applied.popleft().commits:
                 self.overlay.retire(commit)
-                self.done = commit.number
+                self.done = self.ownership.done = commit.number
         await self.log.drop_before(self.done + 1)
         self._tell()
 
@@ -350,6 +362,15 @@ class Applier:
                     left = parts_of(len(row)) if row is not None and len(row) > PART_BYTES else 0
                     found += self.layout.part_keys(table, key, left, parts_of(held))
         return found
+
+
+def large_tables(tables: Tables) -> set[str]:
+    """Those with a value that is kept in parts."""
+    return {
+        name
+        for name, rows in tables.items()
+        if max((len(value) for value in rows.values() if value is not None), default=0) > PART_BYTES
+    }
 
 
 def merge(commits: Sequence[Commit]) -> tuple[Tables, set[bytes]]:

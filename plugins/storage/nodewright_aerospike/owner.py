@@ -19,28 +19,49 @@ from nodewright.errors import FormatMismatch, LeaseLost, StoreCorrupt, StoreLock
 from nodewright.storage.lease import Owner
 from nodewright_aerospike.driver import Driver
 from nodewright_aerospike.layout import Layout
-from nodewright_aerospike.problems import EXISTS, FILTERED, GENERATION, MISSING, OK
+from nodewright_aerospike.problems import EXISTS, FILTERED, GENERATION, MISSING, OK, ServerAway
 from nodewright_aerospike.server import Server
 
 FORMAT = 1
 
 
 class Ownership:
-    """Made by ``claim``. ``number`` is the highest commit number that an owner before this one has used."""
+    """Made by ``claim``. ``number`` is the highest commit number that an owner before this one has used, ``done`` the last
+    one that the server is known to have for good, and all before it."""
 
     def __init__(self, server: Server, layout: Layout, driver: Driver, owner: Owner, journal: str) -> None:
         self._server = server
         self._layout = layout
+        self._driver = driver
         self.owner = owner
         self.journal = journal
         self.number = 0
-        self.done = 0  # commits up to this one are on the server for good
+        self.done = 0
         self.tables: set[str] = set()
         self.large: set[str] = set()  # tables that have had values in parts
         expressions = driver.expressions
-        self._condition = {
-            "expressions": expressions.Eq(expressions.IntBin("epoch"), owner.epoch).compile(),
-            "exists": driver.aerospike.POLICY_EXISTS_UPDATE,
+        mine = expressions.And(
+            expressions.Eq(expressions.IntBin("epoch"), owner.epoch),
+            expressions.Eq(expressions.StrBin("journal"), journal),
+        )
+        self._condition = {"expressions": mine.compile(), "exists": driver.aerospike.POLICY_EXISTS_UPDATE}
+
+    def record(self) -> dict[str, Any]:
+        """All bins, as of now."""
+        owner = self.owner
+        return {
+            "format": FORMAT,
+            "store": self._server.place.store,
+            "node": owner.node,
+            "pid": owner.pid,
+            "host": owner.host,
+            "since": repr(owner.since),
+            "epoch": owner.epoch,
+            "journal": self.journal,
+            "number": self.number,
+            "clean": 0,
+            "tables": sorted(self.tables),
+            "large": sorted(self.large),
         }
 
     def start(self, number: int, tables: set[str], large: set[str]) -> None:
@@ -52,25 +73,51 @@ class Ownership:
         if not large <= self.large:
             bins["large"] = sorted(self.large | large)
         self._write(bins)
+        self.number = number
         self.tables |= tables
         self.large |= large
+
+    def again(self) -> None:
+        """After the server was started anew: it may have lost what was written here last."""
+        self._write(self.record())
 
     def still(self) -> None:
         """Raises LeaseLost where another owner has taken over."""
         found = self._server.get(self._layout.owner)
-        if found is None or found[0].get("epoch") != self.owner.epoch:
-            raise self._lost(found)
+        if found is None or not self._is_mine(found[0]):
+            self._claim_again(found)
 
     def finish(self, number: int) -> None:
         """The server has all commits up to ``number`` for good: anybody may be the next owner."""
         self._write({"clean": 1, "done": number})
 
+    def _is_mine(self, bins: dict[str, Any]) -> bool:
+        return bins.get("epoch") == self.owner.epoch and bins.get("journal") == self.journal
+
     def _write(self, bins: dict[str, Any]) -> None:
         result = self._server.write(self._layout.owner, bins, self._condition)
         if result in (FILTERED, MISSING):
-            raise self._lost(self._server.get(self._layout.owner))
+            self._claim_again(self._server.get(self._layout.owner))
+            result = self._server.write(self._layout.owner, bins, self._condition)
         if result != OK:
-            raise StoreCorrupt(f"{self._server.place}: the owner's record answers with code {result}; see the server's log")
+            raise ServerAway(result, "the owner's record was written by somebody else meanwhile")
+
+    def _claim_again(self, found: tuple[dict[str, Any], int] | None) -> None:
+        """The record is not this owner's. Where it is that of an *earlier* owner, or the store is so new that nothing of it
+        was kept for good, then the server lost the claim when it was killed, and it is made again: nobody else has taken
+        over, for epochs only grow. Else raises LeaseLost."""
+        if found is None:
+            if self.done:
+                raise self._lost(None)
+            policy, generation = {"exists": self._driver.aerospike.POLICY_EXISTS_CREATE}, None
+        else:
+            if int(found[0].get("epoch", 0)) >= self.owner.epoch:
+                raise self._lost(found)
+            policy, generation = {"gen": self._driver.aerospike.POLICY_GEN_EQ}, found[1]
+        self._server.write(self._layout.owner, self.record(), policy, generation)
+        after = self._server.get(self._layout.owner)
+        if after is None or not self._is_mine(after[0]):
+            raise self._lost(after)
 
     def _lost(self, found: tuple[dict[str, Any], int] | None) -> LeaseLost:
         place = self._server.place
@@ -112,22 +159,11 @@ def claim(server: Server, layout: Layout, driver: Driver, me: Owner, journal: st
         )
     owner = Owner(me.node, me.pid, me.host, me.since, before.epoch + 1)
     ownership = Ownership(server, layout, driver, owner, journal)
-    ownership.number = int(bins.get("number", 0))
-    ownership.done = int(bins.get("done", 0)) if mine and bins.get("clean") else 0
+    ownership.number = max(int(bins.get("number", 0)), following - 1)
+    ownership.done = int(bins.get("done", 0)) if mine and bins.get("clean") else first - 1
     ownership.tables = set(bins.get("tables", ()))
     ownership.large = set(bins.get("large", ()))
-    written = {
-        "format": FORMAT,
-        "store": place.store,
-        "node": owner.node,
-        "pid": owner.pid,
-        "host": owner.host,
-        "since": repr(owner.since),
-        "epoch": owner.epoch,
-        "journal": journal,
-        "number": max(ownership.number, following - 1),
-        "clean": 0,
-    }
+    written = ownership.record()
     aerospike = driver.aerospike
     if found is None:
         result = server.write(

@@ -36,6 +36,7 @@ _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
 _SCAN_RECORDS = 2000
 _SETTLE_SECONDS = 0.05
+_LOST = -15  # what the driver says of a record whose node it could not reach
 
 
 class Server:
@@ -179,7 +180,8 @@ class Server:
         found: list[dict[str, Any] | None] = []
         for start in range(0, len(keys), self.config.batch_records):
             part = list(keys[start : start + self.config.batch_records])
-            for record in self._guarded(self._client.batch_read, part, bins).batch_records:
+            done = self._guarded(self._client.batch_read, part, bins)
+            for record in self._answers(done, len(part)):
                 if record.result == OK:
                     found.append(record.record[2])
                 elif record.result == MISSING:
@@ -187,6 +189,14 @@ class Server:
                 else:
                     raise problem(record.result, _said(record), self.place)
         return found
+
+    def _answers(self, done: Any, count: int) -> list[Any]:
+        """The records of a batch, each with its own result. A request that failed as a whole is short of records, or has
+        records that say OK without one thing of the server's."""
+        records: list[Any] = done.batch_records
+        if len(records) == count and all(record.record is not None for record in records if record.result == OK):
+            return records
+        raise problem(int(done.result) or _LOST, f"a request was not answered (result {done.result})", self.place)
 
     def newer_than(self, number: int) -> Any:
         """The condition of writes of commit ``number``: the record is older."""
@@ -201,7 +211,7 @@ class Server:
         policy = {**self._writing, "expressions": condition}
         done = self._guarded(self._client.batch_write, batch, policy)
         refused = []
-        for record in done.batch_records:
+        for record in self._answers(done, len(writes)):
             result = record.result
             if result in (OK, FILTERED, MISSING):
                 continue

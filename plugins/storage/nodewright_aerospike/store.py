@@ -26,10 +26,10 @@ from nodewright.storage.gate import Gate, successor
 from nodewright.storage.lease import Lease
 from nodewright.storage.limits import MAX_PAGE_BYTES, check_batch, check_keys, check_scan, check_table
 from nodewright.storage.utxo_records import SPENT, TX
-from nodewright_aerospike.applier import Applier
+from nodewright_aerospike.applier import Applier, large_tables
 from nodewright_aerospike.entry import Tables, encode
 from nodewright_aerospike.keyindex import KeyIndex
-from nodewright_aerospike.layout import NUMBER, PART_BYTES, SPENDERS, STORE_BYTES, VALUE, parts_of, spender_place
+from nodewright_aerospike.layout import NUMBER, SPENDERS, STORE_BYTES, VALUE, parts_of, spender_place
 from nodewright_aerospike.overlay import Commit
 
 CAPABILITIES = frozenset({"ordered"})
@@ -210,9 +210,8 @@ class Rows:
         self.applier.check()
         try:
             self._lease.check()
-            large = {name for name, rows in tables.items() if _largest(rows) > PART_BYTES}
             number = self._log.next_sequence
-            await self.server.patiently(self._ownership.start, number, set(tables), large)
+            await self.server.patiently(self._ownership.start, number, set(tables), large_tables(tables))
         except LeaseLost as error:
             self.applier.stop(error)
             raise
@@ -268,7 +267,3 @@ def held_in(bins: dict[str, Any] | None, name: str) -> Held:
         return value, number
     assert value is None or isinstance(value, bytes)
     return value
-
-
-def _largest(rows: dict[bytes, bytes | None]) -> int:
-    return max((len(value) for value in rows.values() if value is not None), default=0)
