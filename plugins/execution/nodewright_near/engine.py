@@ -77,12 +77,12 @@ class NearEngine:
         self.environment = environment
         self.rules = rules
         self.shard_count = len(rules.boundaries) + 1
-        self.kept = tuple(sorted(kept)) if kept else tuple(range(self.shard_count))
-        if self.kept[-1] >= self.shard_count:
-            raise ConfigurationError(
-                f"execution.kept: there is no shard {self.kept[-1]}: the genesis has {self.shard_count}"
-            )
-        self.shards = {shard: ShardStore(store, shard, cache_bytes // len(self.kept)) for shard in self.kept}
+        self.kept = tuple(range(self.shard_count)) if kept is None else tuple(sorted(set(kept)))
+        for number in self.kept:
+            if not 0 <= number < self.shard_count:
+                raise ConfigurationError(f"execution.kept: there is no shard {number}: the genesis has {self.shard_count}")
+        share = cache_bytes // max(len(self.kept), 1)
+        self.shards = {number: ShardStore(store, number, share) for number in self.kept}
         self.save_outcomes = save_outcomes
         self.reservations = Reservations()
         self.gas_price = rules.parameters.min_gas_price

@@ -274,7 +274,7 @@ class Host:
             )
         fee = self.call.parameters.fees.data_receipt_byte
         for receiver in self.call.output_receivers:
-            self.meter.action(fee, receiver.receiver_id == self.call.account_id, len(data))
+            self.meter.data(fee, receiver.receiver_id == self.call.account_id, len(data))
         self.returned = data
 
     def panic(self) -> None:

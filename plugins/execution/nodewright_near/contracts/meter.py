@@ -109,10 +109,14 @@ class Meter:
         self.burn(base.send(sir) * count)
         self.promise(base.execution * count)
 
+    def data(self, fee: Fee, sir: bool, count: int = 1) -> None:
+        """Burn what data costs, its delivery too: nobody burns that later."""
+        self.burn((fee.send(sir) + fee.execution) * count)
+
     def _exhaust(self, wanted: int) -> None:
         allowed = min(self.prepaid - self.promised, self._most)
         self.burnt = max(self.burnt, allowed)
-        if wanted > self._most and self._most < self.prepaid - self.promised:
+        if wanted > self._most:
             raise HostFailure("Exceeded the maximum amount of gas allowed to burn per contract.")
         raise HostFailure("Exceeded the prepaid gas.")
 

@@ -78,7 +78,7 @@ class Promises:
         fees = self._call.parameters.fees
         self._meter.action(fees.action_receipt, self.sir(receiver))
         for dependency in before:
-            self._meter.action(fees.data_receipt_base, self.sir(self.made[dependency].receiver))
+            self._meter.data(fees.data_receipt_base, self.made[dependency].receiver == receiver)
         made = _Made(receiver)
         for dependency in before:
             data_id = receipt_id(self._call.action_hash, self._call.height, self._data_count)
