@@ -8,7 +8,6 @@ from pathlib import Path
 import trio
 
 from nodewright.db.stopped import StoreSlot
-from nodewright.plugins.specs import UTXO
 from nodewright.storage.utxo_bundles import Bundles
 
 
@@ -27,7 +26,8 @@ def bytes_on_disk(folder: Path) -> int:
 async def compact_store(store: StoreSlot) -> str:
     """Returns a sentence that says what was done. Raises StoreError."""
     done = []
-    if store.planned.adapter == UTXO and store.rows is not None:
+    if store.keeps_outputs:
+        assert store.rows is not None
         bundles = Bundles(store.rows, trio.Lock())
         await bundles.load()
         while not await bundles.compact():

@@ -6,7 +6,7 @@ Invariants:
   by name, and a node that starts meanwhile is refused in turn;
 - what depends on a store decides how it is looked at: ``rows`` (tables of a key-value store, also under the ``utxo``
   adapter) or ``bodies`` (a blob store, or the ``blob`` adapter over a key-value store). A store that keeps unspent outputs
-  in a form of its own has neither;
+  in a form of its own has neither, unless it shows them as those rows (capability ``utxo-rows``);
 - no store is made and none is changed by looking at it (``tools``), except where it is to be filled or upgraded;
 - a store behind another is opened for that one, and is looked at through it only.
 """
@@ -28,7 +28,7 @@ from nodewright.errors import FormatMismatch, StoreCorrupt, StoreError
 from nodewright.interfaces.storage import BlobStore, Compaction, FormatRecord, KeyValueStore, KindListing, TableListing
 from nodewright.node.folder import MAX_RECORD_BYTES, RECORD_FILE, held_folder, write_whole
 from nodewright.node.stores import adapted, open_component
-from nodewright.plugins.specs import BLOB, KEY_VALUE, UTXO, Dependencies
+from nodewright.plugins.specs import BLOB, KEY_VALUE, UTXO, UTXO_ROWS, Dependencies
 from nodewright.storage.blob_adapter import open_blobs
 from nodewright.storage.formats import FORMAT_KEY, META_KIND, decode_format, encode_format, read_format, write_format
 from nodewright.storage.lease import Owner, read_owner
@@ -62,6 +62,11 @@ class StoreSlot:
     @property
     def slot(self) -> str:
         return self.planned.slot
+
+    @property
+    def keeps_outputs(self) -> bool:
+        """Whether the tables of the ``utxo`` adapter are among the rows."""
+        return self.contract == UTXO and self.rows is not None
 
     @property
     def ordered(self) -> bool:
@@ -255,7 +260,7 @@ async def _open(
     rows = bodies = None
     if contract == BLOB:
         bodies = await stack.enter_async_context(open_blobs(raw, own)) if planned.adapter == BLOB else raw
-    elif contract == KEY_VALUE or planned.adapter == UTXO:
+    elif contract == KEY_VALUE or planned.adapter == UTXO or UTXO_ROWS in planned.spec.provides:
         rows = raw
     return StoreSlot(planned, folder, contract, owner, raw, rows, bodies)
 

@@ -63,7 +63,8 @@ def path_of(owner: str, held: str | None, wanted: str, known: tuple[Migration, .
 
 async def plan_upgrade(store: StoreSlot) -> Upgrade:
     """Reads only."""
-    if store.planned.adapter == UTXO and store.rows is not None:
+    if store.keeps_outputs:
+        assert store.rows is not None
         (row,) = await store.rows.get_many(META, [b"format"])
         held = None if row is None else row.decode(errors="replace")
         wanted = FORMAT.decode()

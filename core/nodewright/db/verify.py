@@ -15,7 +15,6 @@ from nodewright.db.progress import Progress, silent
 from nodewright.db.stopped import StoppedNode, StoreSlot
 from nodewright.db.utxo_check import UtxoCheck
 from nodewright.errors import StoreError
-from nodewright.plugins.specs import UTXO
 
 
 async def verify_node(node: StoppedNode, findings: Findings, progress: Progress = silent) -> None:
@@ -24,7 +23,7 @@ async def verify_node(node: StoppedNode, findings: Findings, progress: Progress 
             await _format(node, store, findings)
             if store.rows is not None:
                 await _tables(store, findings, progress)
-                if store.planned.adapter == UTXO:
+                if store.keeps_outputs:
                     await _utxo(store, findings, progress)
             elif store.bodies is not None:
                 await _blobs(store, findings, progress)

@@ -23,6 +23,9 @@ API_VERSION = 1
 KEY_VALUE = "key-value"
 UTXO = "utxo"
 BLOB = "blob"
+# A capability of a store that is key-value and utxo both: its unspent outputs can be read and written as rows of the core's
+# adapter (``nodewright.storage.utxo_records``), which is how tools copy and check them.
+UTXO_ROWS = "utxo-rows"
 EXECUTION = "execution"
 CONSENSUS = "consensus"
 TRANSPORT = "transport"

@@ -14,7 +14,7 @@ from nodewright.interfaces.environment import Environment
 from nodewright.node.folder import write_whole
 from nodewright.node.journal import SegmentLog
 from nodewright.plugins.hooks import hookimpl
-from nodewright.plugins.specs import KEY_VALUE, UTXO, Dependencies, StorageSpec
+from nodewright.plugins.specs import KEY_VALUE, UTXO, UTXO_ROWS, Dependencies, StorageSpec
 from nodewright.storage.lease import acquire, this_process
 from nodewright.storage.utxo_records import SPENT, TX
 from nodewright_aerospike.applier import Applier
@@ -115,7 +115,7 @@ def register_storage() -> list[StorageSpec]:
             summary="rows and unspent outputs in a namespace of an Aerospike server, behind a journal of the node's own",
             open=open_aerospike,
             config=AerospikeConfig,
-            provides=CAPABILITIES | {KEY_VALUE, UTXO},
+            provides=CAPABILITIES | {KEY_VALUE, UTXO, UTXO_ROWS},
             check=check_config,
             extra="aerospike",
         )

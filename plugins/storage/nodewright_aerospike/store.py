@@ -38,8 +38,13 @@ _KEYS_AT_ONCE = 2000
 _SCAN_KEYS = 128  # rows read at a time by a scan: each may hold 512 KiB
 _PARTS_AT_ONCE = 16
 _DELETE_SLICE = 5000
+_SCAN_TRIES = 5
 
 Held = bytes | tuple[int, int] | None  # a row; (size, commit number) of one in parts; none
+
+
+class Interrupted(StoreError):
+    """A walk over the server's records has to begin anew."""
 
 
 class Rows:
@@ -167,6 +172,14 @@ class Rows:
         return index
 
     async def _all_keys(self, table: str) -> list[bytes]:
+        for _ in range(_SCAN_TRIES - 1):
+            try:
+                return await self._scanned(table)
+            except Interrupted:
+                continue
+        return await self._scanned(table)
+
+    async def _scanned(self, table: str) -> list[bytes]:
         name = SPENDERS if table == SPENT else self.layout.bin_of(table)
         bins = [name] if table == SPENT else [NUMBER]
         limit = self.server.config.index_keys
@@ -186,12 +199,13 @@ class Rows:
 
     async def walk(self, table: str, bins: list[str], present: str) -> AsyncIterator[list[tuple[bytes, dict[str, Any]]]]:
         """(key, bins) of every record of a table that has the bin ``present``, in no order, as the server has it: commits
-        made since the walk began may be missing."""
+        made since the walk began may be missing. Raises Interrupted where the server is restarted meanwhile: what is not
+        retired could be missing from the rest."""
         incarnation = await self.applier.written()
         walk = await self.server.patiently(self.server.walk, self.layout.set_of(table), bins, present)
         while (page := await self.server.patiently(walk.page)) is not None:
             if incarnation != await self.server.patiently(self.server.incarnation):
-                raise StoreError(f"{self.server.place}: the server was restarted during a scan of it; try again")
+                raise Interrupted(f"{self.server.place}: the server was restarted during a scan of it; try again")
             yield [(key[STORE_BYTES:], row) for key, row in page if self.layout.owns(key)]
 
     # --- writing -----------------------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,51 @@ def test_one_digest_on_aerospike_and_leveldb(aerospike: Any, tmp_path: Path) -> 
     on_leveldb = run(Plan("teranode", 500, 100, 2, 3, {}), _quiet)
     assert on_aerospike["lost"] == 0
     assert on_aerospike["digest"] == on_leveldb["digest"]
+
+
+def _db(*arguments: str | Path) -> str:
+    command = [sys.executable, "-m", "nodewright", "db", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def _told(node: NodeProcess) -> Any:
+    node.start()
+    try:
+        with BsvClient(node.service("bsv_api"), node.data_dir / ".cookie") as client:
+            return client.rpc("gettxoutsetinfo")
+    finally:
+        assert node.stop() == 0
+
+
+@pytest.mark.slow
+def test_a_node_moves_there_and_back(aerospike: Any, tmp_path: Path) -> None:
+    """From LevelDB, whose unspent outputs are rows of the adapter, to records of their own, and back."""
+    settings = _settings(aerospike, f"copy {tmp_path}")
+    to = [part for name, value in settings.items() for part in ("--to-set", f"{name}={value}")]
+    on = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    quiet = {"services.bsv_api.listen": "127.0.0.1:0", "transport.listen": "127.0.0.1:0", "consensus.mine": "false"}
+    here, there, back = tmp_path / "here", tmp_path / "there", tmp_path / "back"
+    key = Key(9, 0)
+    node = NodeProcess("teranode", here, quiet, environment=dict(os.environ))
+    node.start()
+    try:
+        with BsvClient(node.service("bsv_api"), here / ".cookie") as client:
+            client.rpc("generatetoaddress", 101, address_of_pubkey(key.public, REGTEST))
+            txid = client.rpc("getblockbyheight", 1)["tx"][0]
+            coin = Coin(bytes.fromhex(txid)[::-1] + bytes(4), 50 * 100_000_000, key)
+            assert client.post_tx(fan_out(coin, [Key(9, n) for n in range(1, 50)], 10_000)[0])[0] == 200
+            client.rpc("generatetoaddress", 1, address_of_pubkey(key.public, REGTEST))
+            before = client.rpc("gettxoutsetinfo")
+        assert node.stop() == 0
+    finally:
+        node.kill()
+    _db("copy", "teranode", "teranode", *to, "--data-dir", here, "--to-dir", there)
+    assert before["hash_serialized"] in _db("verify", "teranode", *on, "--data-dir", there)
+    assert _told(NodeProcess("teranode", there, settings | quiet, environment=dict(os.environ))) == before
+    _db("copy", "teranode", "teranode", *on, "--data-dir", there, "--to-dir", back)
+    assert _told(NodeProcess("teranode", back, quiet, environment=dict(os.environ))) == before
 
 
 @pytest.mark.slow
