@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 # A family's API may import that family's execution package for its formats, and nothing else crosses.
-ALLOWED_BETWEEN_PLUGINS = {("nodewright_bsv_api", "nodewright_bitcoin")}
+ALLOWED_BETWEEN_PLUGINS = {("nodewright_bsv_api", "nodewright_bitcoin"), ("nodewright_bsv_p2p", "nodewright_bitcoin")}
 
 # Where the outside world is touched on purpose: the environment of a real node, the simulated one and the kits, what
 # measures, and what runs before a node does (the command line, and signals of the process it starts).
@@ -26,6 +26,7 @@ ALLOWED_IMPURE = (
     "nodewright/node/devnet",
     "nodewright/kernels/yardstick.py",
     "nodewright_bsv_api/bench/",
+    "nodewright_bsv_p2p/testing/",
 )
 
 FORBIDDEN_MODULES = frozenset(
