@@ -15,7 +15,6 @@ from nodewright.interfaces.execution import Candidate, Limits, Selection
 from nodewright_near.accounts import AccessKey, Account, access_key_key, account_key
 from nodewright_near.borsh import Malformed
 from nodewright_near.checks import charge, check_form
-from nodewright_near.congestion import ShardCongestion
 from nodewright_near.errors import Refusal
 from nodewright_near.fees import Cost, CostOverflow, transaction_cost
 from nodewright_near.genesis import shard_of
@@ -92,9 +91,9 @@ class Admitter:
         return shard_of(signed.transaction.signer_id, self.boundaries)
 
     def admit(
-        self, signed: SignedTransaction, signers: Signers, gas_price: int, height: int, loads: Mapping[int, ShardCongestion]
+        self, signed: SignedTransaction, signers: Signers, gas_price: int, height: int, closed: Mapping[int, float]
     ) -> Admission:
-        """Against the state and what is reserved; reserves."""
+        """Against the state and what is reserved; reserves. ``closed``: shards that are full, and their levels."""
         transaction, reserved = signed.transaction, self.reservations
         account = signers.accounts[transaction.signer_id]
         try:
@@ -105,12 +104,10 @@ class Admitter:
                 left = Account(max(account.amount - owed, 0), account.locked, account.code_hash, account.storage_usage)
             key = signers.keys[transaction.signer_id, transaction.public_key]
             charge(self.parameters, transaction, left, key, cost, height)
-            target = shard_of(transaction.receiver_id, self.boundaries)
-            load = loads.get(target)
-            if load is not None and not load.accepts_transactions(self.parameters.congestion):
-                raise Refusal(
-                    "ShardCongested", shard_id=target, congestion_level=float(load.level(self.parameters.congestion))
-                )
+            if closed:
+                target = shard_of(transaction.receiver_id, self.boundaries)
+                if target in closed:
+                    raise Refusal("ShardCongested", shard_id=target, congestion_level=closed[target])
         except Refusal as refusal:
             return refused(refusal, signed.id)
         except CostOverflow:

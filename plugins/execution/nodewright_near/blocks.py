@@ -20,7 +20,7 @@ from nodewright_near.chunks import ChunkExtra, ParcelProof, RunContext, StateWit
 from nodewright_near.congestion import ShardCongestion
 from nodewright_near.contracts.calls import Machine
 from nodewright_near.errors import innermost, sentence
-from nodewright_near.merkle import MerklePath, climb, merklize
+from nodewright_near.merkle import climb, merkle_root, merklize
 from nodewright_near.parameters import Parameters, for_protocol
 from nodewright_near.primitives import NO_HASH
 from nodewright_near.receipts import RECEIPTS, Receipt, outgoing_leaf
@@ -62,7 +62,7 @@ class Ran:
     values: dict[bytes, bytes | None]
     nodes: dict[bytes, bytes | None]
     outcome: Outcome
-    paths: list[MerklePath]
+    leaves: list[bytes]
 
 
 # --- what comes in ---------------------------------------------------------------------------------------------------
@@ -78,16 +78,27 @@ def proves(parcel: Parcel, shard: int) -> list[Receipt] | None:
     good = (
         parcel.destination == shard
         and proof.extra.commitment() == parcel.commitment
-        and outgoing_leaf(parcel.destination, receipts) == parcel.root
+        and outgoing_leaf(parcel.destination, parcel.payload) == parcel.root
         and climb(parcel.root, proof.path) == proof.extra.outgoing_root
     )
     return list(receipts) if good else None
 
 
-def parse_bodies(bundle: Bundle, bodies: Sequence[bytes]) -> list[SignedTransaction | str]:
-    """Each body read, or why it cannot be."""
+Known = Callable[[bytes], SignedTransaction | None]
+
+
+def _nobody(id: bytes) -> SignedTransaction | None:
+    return None
+
+
+def parse_bodies(bundle: Bundle, bodies: Sequence[bytes], known: Known = _nobody) -> list[SignedTransaction | str]:
+    """Each body read, or why it cannot be. ``known`` gives transactions that were read before, by id."""
     read: list[SignedTransaction | str] = []
     for index, raw in enumerate(bodies):
+        before = known(bundle.id_at(index))
+        if before is not None and before.raw == raw:
+            read.append(before)
+            continue
         try:
             if len(raw) > MAX_TRANSACTION_BYTES:
                 raise Malformed(f"{len(raw)} bytes are more than a transaction has")
@@ -99,22 +110,28 @@ def parse_bodies(bundle: Bundle, bodies: Sequence[bytes]) -> list[SignedTransact
     return read
 
 
-def collect(
-    request: ExecutionRequest, known: Callable[[bytes], bytes | None] = lambda id: None
-) -> Collected | Invalid | Incomplete:
-    """``known`` gives bodies of transactions that the request leaves out. A repeated id counts once."""
+def bodies_of(bundle: Bundle, known: Known) -> Sequence[bytes | None]:
+    if bundle.bodies is not None:
+        return bundle.bodies
+    held = [known(bundle.id_at(index)) for index in range(len(bundle))]
+    return [signed.raw if signed is not None else None for signed in held]
+
+
+def collect(request: ExecutionRequest, known: Known = _nobody) -> Collected | Invalid | Incomplete:
+    """``known`` gives transactions that were read before, also those that the request leaves out. A repeated id counts
+    once."""
     strict = request.invalid_transaction == "reject_block"
     collected = Collected([], {}, [])
     missing: list[bytes] = []
     seen: set[bytes] = set()
     for bundle in request.bundles:
         ids = [bundle.id_at(index) for index in range(len(bundle))]
-        bodies: Sequence[bytes | None] = bundle.bodies if bundle.bodies is not None else [known(id) for id in ids]
+        bodies = bodies_of(bundle, known)
         gaps = [id for id, body in zip(ids, bodies, strict=True) if body is None]
         missing += gaps
         if gaps:
             continue
-        for id, read in zip(ids, parse_bodies(bundle, [body for body in bodies if body is not None]), strict=True):
+        for id, read in zip(ids, parse_bodies(bundle, [body for body in bodies if body is not None], known), strict=True):
             if id in seen and strict:
                 return Invalid("Repeated", "a transaction occurs twice in the block", bundle.ref.id, id)
             if id in seen:
@@ -178,14 +195,15 @@ def _finish(
     if request.invalid_transaction == "reject_block" and result.refusals:
         id, error = next(iter(result.refusals.items()))
         return Invalid(innermost(error), sentence(error), transaction=id)
-    outcome_root, paths = merklize([outcome.leaf() for outcome in result.outcomes])
+    outcome_leaves = [outcome.leaf() for outcome in result.outcomes]
     shards = range(len(rules.boundaries) + 1)
     sent = [tuple(result.outgoing.get(shard, ())) for shard in shards]
-    leaves = [outgoing_leaf(shard, sent[shard]) for shard in shards]
+    payloads = [encode(receipts, RECEIPTS) for receipts in sent]
+    leaves = [outgoing_leaf(shard, payloads[shard]) for shard in shards]
     outgoing_root, outgoing_paths = merklize(leaves)
     extra = ChunkExtra(
         root,
-        outcome_root,
+        merkle_root(outcome_leaves),
         outgoing_root,
         result.gas_used,
         result.balance_burnt,
@@ -196,7 +214,7 @@ def _finish(
         shard: Parcel(
             request.shard,
             shard,
-            encode(sent[shard], RECEIPTS),
+            payloads[shard],
             leaves[shard],
             encode(ParcelProof(extra, outgoing_paths[shard])),
         )
@@ -221,7 +239,7 @@ def _finish(
             "proposals": tuple(result.proposals),
         },
     )
-    return Ran(result, extra, state.final_changes(), {}, outcome, paths)
+    return Ran(result, extra, state.final_changes(), {}, outcome, outcome_leaves)
 
 
 async def execute(
@@ -239,7 +257,8 @@ async def execute(
     except StopIteration as stop:
         result: ChunkResult = stop.value
     changes = state.final_changes()
-    await view.walk(list({**state.loaded, **changes}) if request.record_witness else list(changes))
+    if request.record_witness:
+        await view.walk(list({**state.loaded, **changes}))
     nodes: dict[bytes, bytes | None] = {}
     recorder = Recorder(view)
     while True:
@@ -248,7 +267,10 @@ async def execute(
             root = update(recorder if request.record_witness else view, view.root, changes, nodes)
             break
         except Missing as missing:
+            # Where one is missing others are: those on the way to all changes come in few rounds. Beside a way there may
+            # be one more, of a branch that is left with a single child.
             await view.fetch(missing.wanted)
+            await view.walk(list(changes))
     ran = _finish(rules, request, collected, result, state, root)
     if isinstance(ran, Ran):
         ran.nodes = nodes

@@ -40,7 +40,7 @@ from nodewright.interfaces.execution import (
 from nodewright.interfaces.storage import KeyValueStore
 from nodewright_near import blocks, records
 from nodewright_near.admission import Admitter, Signers, refused, select
-from nodewright_near.blocks import Collected, Ran, Rules, check_signatures, parse_bodies
+from nodewright_near.blocks import Collected, Ran, Rules, bodies_of, parse_bodies
 from nodewright_near.borsh import Malformed
 from nodewright_near.checks import check_form
 from nodewright_near.chunks import ChunkExtra
@@ -54,10 +54,12 @@ from nodewright_near.reservations import Reservations
 from nodewright_near.shardstore import ShardStore, Stale, Version
 from nodewright_near.transactions import SignedTransaction
 from nodewright_near.trie import EMPTY_ROOT, NoNodes, update
+from nodewright_near.verified import Verified
 
 T = TypeVar("T")
 # A thread hop costs about as much as two signature checks.
 WORTH_A_HOP = 4
+VERIFIED_BYTES = 64 * 1024 * 1024
 
 
 class NearEngine:
@@ -85,6 +87,7 @@ class NearEngine:
         self.shards = {number: ShardStore(store, number, share) for number in self.kept}
         self.save_outcomes = save_outcomes
         self.reservations = Reservations()
+        self.verified = Verified(VERIFIED_BYTES)
         self.gas_price = rules.parameters.min_gas_price
         self._admitter = Admitter(rules.parameters, rules.boundaries, self.reservations)
         self._queries = Queries(self)
@@ -130,7 +133,7 @@ class NearEngine:
     async def admit(self, txs: Sequence[bytes], head: BlockRef, time: int) -> list[Admission]:
         read = [self._admitter.form(raw) for raw in txs]
         fresh = [one for one in read if isinstance(one, SignedTransaction)]
-        good = await self._offload(len(fresh), check_signatures, self.rules.verifier, fresh)
+        good = await self._signed(fresh)
         views = {}
         for shard in {self._admitter.shard(signed) for signed in fresh}:
             kept = self.shards.get(shard)
@@ -138,6 +141,7 @@ class NearEngine:
             if view is not None:
                 mine = [signed for signed in fresh if self._admitter.shard(signed) == shard]
                 views[shard] = await Signers.read(view, mine)
+        closed = self._closed()
         answers: list[Admission] = []
         signs = iter(good)
         for one in read:
@@ -146,10 +150,12 @@ class NearEngine:
             elif not next(signs):
                 answers.append(refused(Refusal("InvalidSignature"), one.id))
             else:
-                answers.append(self._admit(one, views, head))
+                answers.append(self._admit(one, views, head, closed))
         return answers
 
-    def _admit(self, signed: SignedTransaction, views: Mapping[int, Signers], head: BlockRef) -> Admission:
+    def _admit(
+        self, signed: SignedTransaction, views: Mapping[int, Signers], head: BlockRef, closed: Mapping[int, float]
+    ) -> Admission:
         shard = self._admitter.shard(signed)
         signers = views.get(shard)
         if signers is None:
@@ -157,14 +163,18 @@ class NearEngine:
         held = self.reservations.by_id.get(signed.id)
         if held is not None:  # twice in one call
             return Admitted(signed.id, signed.raw, known=True, shard=shard)
-        return self._admitter.admit(signed, signers, self.gas_price, head.height + 1, self._loads())
+        return self._admitter.admit(signed, signers, self.gas_price, head.height + 1, closed)
 
-    def _loads(self) -> dict[int, ShardCongestion]:
-        loads = {}
+    def _closed(self) -> dict[int, float]:
+        """Shards kept here that are too full for new transactions, and how full they are."""
+        limits = self.rules.parameters.congestion
+        closed = {}
         for number, shard in self.shards.items():
             if shard.applied is not None:
-                loads[number] = ShardCongestion(shard.versions[shard.applied.id].extra.congestion)
-        return loads
+                load = ShardCongestion(shard.versions[shard.applied.id].extra.congestion)
+                if not load.accepts_transactions(limits):
+                    closed[number] = float(load.level(limits))
+        return closed
 
     async def confirm(self, ids: Sequence[bytes]) -> None:
         """Reservations live in memory: the pool's journal redoes them at the next start."""
@@ -197,17 +207,25 @@ class NearEngine:
     async def prologue(self, context: BlockContext) -> Prologue:
         return Prologue(b"", b"")
 
-    def _body(self, id: bytes) -> bytes | None:
+    def _known(self, id: bytes) -> SignedTransaction | None:
         held = self.reservations.by_id.get(id)
-        return held.signed.raw if held is not None else None
+        return held.signed if held is not None else self.verified.get(id)
+
+    async def _signed(self, transactions: Sequence[SignedTransaction]) -> list[bool]:
+        """One answer each; those that were good before are not checked again."""
+        fresh = [signed for signed in transactions if self._known(signed.id) is not signed]
+        good = await self._offload(len(fresh), blocks.check_signatures, self.rules.verifier, fresh)
+        bad = {id(signed) for signed, answer in zip(fresh, good, strict=True) if not answer}
+        self.verified.add(signed for signed in fresh if id(signed) not in bad)
+        return [id(signed) not in bad for signed in transactions]
 
     async def validate_bundle(self, bundle: Bundle, head: BlockRef) -> BundleVerdict:
         ids = [bundle.id_at(index) for index in range(len(bundle))]
-        bodies = bundle.bodies if bundle.bodies is not None else [self._body(id) for id in ids]
+        bodies = bodies_of(bundle, self._known)
         missing = [id for id, body in zip(ids, bodies, strict=True) if body is None]
         if missing:
             return BundleIncomplete(missing)
-        read = parse_bodies(bundle, [body for body in bodies if body is not None])
+        read = parse_bodies(bundle, [body for body in bodies if body is not None], self._known)
         for index, one in enumerate(read):
             if isinstance(one, str):
                 return BundleInvalid("Malformed", one, index)
@@ -218,7 +236,7 @@ class NearEngine:
             except Refusal as refusal:
                 return BundleInvalid(refusal.innermost, str(refusal), index)
         signed = [one for one in read if isinstance(one, SignedTransaction)]
-        good = await self._offload(len(signed), check_signatures, self.rules.verifier, signed)
+        good = await self._signed(signed)
         if not all(good):
             return BundleInvalid("InvalidSignature", "a transaction is not signed by its key", good.index(False))
         sizes = [len(one.raw) for one in signed]
@@ -243,11 +261,11 @@ class NearEngine:
             if view is None:
                 assert shard.applied is not None  # genesis comes first
                 return Deferred(request.parent, shard.applied)
-            collected = blocks.collect(request, self._body)
+            collected = blocks.collect(request, self._known)
             if not isinstance(collected, Collected):
                 return collected
             transactions = collected.transactions
-            signed = await self._offload(len(transactions), check_signatures, self.rules.verifier, transactions)
+            signed = await self._signed(transactions)
             try:
                 ran = await blocks.execute(self.rules, request, view, collected, signed)
             except Stale:
@@ -268,7 +286,7 @@ class NearEngine:
         )
         if self.save_outcomes:
             sent = [receipt for receipts in ran.result.outgoing.values() for receipt in receipts]
-            version.rows = records.rows(request.block, request.shard, ran.result.outcomes, ran.paths, sent)
+            version.rows = records.rows(request.block, request.shard, ran.result.outcomes, ran.leaves, sent)
         shard.versions[request.block.id] = version
         return outcome
 

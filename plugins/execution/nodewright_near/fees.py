@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from attrs import frozen
+from attrs import define
 
 from nodewright_near.accounts import FullAccess
 from nodewright_near.parameters import Fee, Fees, Parameters
@@ -152,7 +152,7 @@ def deposits(actions: Sequence[Action]) -> int:
     return total
 
 
-@frozen
+@define
 class Cost:
     """Of a transaction: gas burnt at once, gas bought for its receipt, and all that its signer pays, in yoctoNEAR."""
 
@@ -166,6 +166,11 @@ def transaction_cost(parameters: Parameters, transaction: Transaction, gas_price
     """Raises CostOverflow."""
     fees, actions = parameters.fees, transaction.actions
     sir = transaction.signer_id == transaction.receiver_id
+    if len(actions) == 1 and type(actions[0]) is Transfer:
+        burnt = fees.action_receipt.send(sir) + fees.transfer.send(sir)
+        remaining = fees.action_receipt.execution + fees.transfer.execution
+        paid = add_balance(gas_price * (burnt + remaining), actions[0].deposit)
+        return Cost(burnt, remaining, gas_price * burnt, paid)
     burnt = add_gas(fees.action_receipt.send(sir), send_fees(fees, actions, sir))
     prepaid = add_gas(attached_gas(actions), inner_send_fees(fees, actions))
     remaining = add_gas(prepaid, add_gas(fees.action_receipt.execution, exec_fees(fees, actions)))

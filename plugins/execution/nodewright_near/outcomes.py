@@ -38,6 +38,7 @@ class SuccessReceiptId:
 
 
 Status = Unknown | Failure | SuccessValue | SuccessReceiptId
+STATUS: Final = Enum({0: Unknown, 1: Failure, 2: SuccessValue, 3: SuccessReceiptId})
 
 
 @struct
@@ -49,7 +50,7 @@ class PartialOutcome:
     gas_burnt: U64
     tokens_burnt: U128
     executor_id: AccountId
-    status: Annotated[Status, Enum({0: Unknown, 1: Failure, 2: SuccessValue, 3: SuccessReceiptId})]
+    status: Annotated[Status, STATUS]
 
 
 @define
@@ -65,9 +66,21 @@ class Outcome:
     logs: tuple[str, ...] = ()
     error: Mapping[str, Any] | str | None = None
 
+    def partial(self) -> bytes:
+        """The Borsh form of its ``PartialOutcome``, put together by hand: this is made for every receipt."""
+        executor = self.executor_id.encode()
+        return b"%b%b%b%b%b%b%b" % (
+            len(self.receipt_ids).to_bytes(4, "little"),
+            b"".join(self.receipt_ids),
+            self.gas_burnt.to_bytes(8, "little"),
+            self.tokens_burnt.to_bytes(16, "little"),
+            len(executor).to_bytes(4, "little"),
+            executor,
+            encode(self.status, STATUS),
+        )
+
     def hashes(self) -> list[bytes]:
-        part = PartialOutcome(self.receipt_ids, self.gas_burnt, self.tokens_burnt, self.executor_id, self.status)
-        return [self.id, hash256(encode(part)), *(hash256(log.encode()) for log in self.logs)]
+        return [self.id, hash256(self.partial()), *(hash256(log.encode()) for log in self.logs)]
 
     def leaf(self) -> bytes:
         hashes = self.hashes()

@@ -3,8 +3,8 @@
 ``account`` (account_id) -> Account | None; ``access_key`` (account_id, public_key) -> AccessKey | None; ``access_keys``
 (account_id) -> {public key: AccessKey}; ``code`` (account_id) -> bytes | None; ``state`` (account_id, prefix, limit) ->
 {key: value}; ``call`` (account_id, method, args, height, timestamp, epoch) -> CallOutcome of a view call; ``outcome`` (id)
--> StoredOutcome | None; ``receipt`` (id) -> Receipt | None; ``extra`` (shard) -> ChunkExtra; ``shard`` (account_id) ->
-number; ``kept`` -> shards of this node; ``boundaries``.
+-> StoredOutcome | None; ``outcome_path`` (stored) -> (outcome root, Merkle path) | None; ``receipt`` (id) -> Receipt |
+None; ``extra`` (shard) -> ChunkExtra; ``shard`` (account_id) -> number; ``kept`` -> shards of this node; ``boundaries``.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class Queries:
             "state": self._state,
             "call": self._call,
             "outcome": self._outcome,
+            "outcome_path": self._outcome_path,
             "receipt": self._receipt,
             "extra": self._extra,
             "shard": self._shard,
@@ -163,6 +164,9 @@ class Queries:
 
     async def _outcome(self, which: Which, id: bytes) -> records.StoredOutcome | None:
         return await records.stored_outcome(self._engine.store, id)
+
+    async def _outcome_path(self, which: Which, stored: records.StoredOutcome) -> Any:
+        return await records.outcome_path(self._engine.store, stored)
 
     async def _receipt(self, which: Which, id: bytes) -> Any:
         return await records.stored_receipt(self._engine.store, id)

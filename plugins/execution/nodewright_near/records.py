@@ -1,7 +1,8 @@
 """Outcomes kept for those who ask: by transaction or receipt id, with the proof that ties each to its chunk.
 
-``near_outcomes``: id -> ``StoredOutcome``. ``near_receipts``: id -> the receipt. Written in the commit of the chunk, where
-``save_tx_outcomes`` is on; nothing that a chunk depends on is here.
+``near_outcomes``: id -> ``StoredOutcome``. ``near_receipts``: id -> the receipt. ``near_outcome_leaves``: block and shard
+-> 32 bytes for each outcome of the chunk, in order. Written in the commit of the chunk, where ``save_tx_outcomes`` is on;
+nothing that a chunk depends on is here.
 """
 
 from __future__ import annotations
@@ -15,20 +16,21 @@ from attrs import frozen
 from nodewright.interfaces.common import BlockRef
 from nodewright.interfaces.storage import KeyValueStore, WriteBatch
 from nodewright_near.borsh import U32, U64, Option, String, Vector, decode, encode, struct
-from nodewright_near.merkle import MERKLE_PATH, MerklePath, MerkleStep
+from nodewright_near.merkle import MerklePath, merklize
 from nodewright_near.outcomes import Outcome, PartialOutcome
 from nodewright_near.primitives import Hash
 from nodewright_near.receipts import Receipt
 
 OUTCOMES: Final = "near_outcomes"
 RECEIPTS: Final = "near_receipts"
+LEAVES: Final = "near_outcome_leaves"
 MAX_LOGS: Final = 1024
 
 
 @struct
 @frozen
 class StoredOutcome:
-    """``error`` in JSON. ``path`` leads from the outcome's leaf to the outcome root of the chunk in ``block``."""
+    """``error`` in JSON. ``index`` is its place among the leaves of the chunk's outcome root (``outcome_path``)."""
 
     height: U64
     block: Hash
@@ -36,7 +38,7 @@ class StoredOutcome:
     partial: PartialOutcome
     logs: Annotated[tuple[str, ...], Vector(String, MAX_LOGS)]
     error: Annotated[str | None, Option(String)]
-    path: Annotated[tuple[MerkleStep, ...], MERKLE_PATH]
+    index: U32
 
     def outcome(self, id: bytes) -> Outcome:
         part = self.partial
@@ -52,16 +54,22 @@ class StoredOutcome:
         )
 
 
+def leaves_key(block: bytes, shard: int) -> bytes:
+    return block + shard.to_bytes(2, "big")
+
+
 def rows(
-    block: BlockRef, shard: int, outcomes: Sequence[Outcome], paths: Sequence[MerklePath], receipts: Sequence[Receipt]
+    block: BlockRef, shard: int, outcomes: Sequence[Outcome], leaves: Sequence[bytes], receipts: Sequence[Receipt]
 ) -> WriteBatch:
     batch = WriteBatch()
-    for outcome, path in zip(outcomes, paths, strict=True):
+    if leaves:
+        batch.put(LEAVES, leaves_key(block.id, shard), b"".join(leaves))
+    for index, outcome in enumerate(outcomes):
         partial = PartialOutcome(
             outcome.receipt_ids, outcome.gas_burnt, outcome.tokens_burnt, outcome.executor_id, outcome.status
         )
         error = None if outcome.error is None else json.dumps(outcome.error)
-        stored = StoredOutcome(block.height, block.id, shard, partial, outcome.logs, error, path)
+        stored = StoredOutcome(block.height, block.id, shard, partial, outcome.logs, error, index)
         batch.put(OUTCOMES, outcome.id, encode(stored))
     for receipt in receipts:
         batch.put(RECEIPTS, receipt.receipt_id, encode(receipt))
@@ -76,3 +84,12 @@ async def stored_outcome(store: KeyValueStore, id: bytes) -> StoredOutcome | Non
 async def stored_receipt(store: KeyValueStore, id: bytes) -> Receipt | None:
     (raw,) = await store.get_many(RECEIPTS, [id])
     return None if raw is None else decode(Receipt, raw)
+
+
+async def outcome_path(store: KeyValueStore, stored: StoredOutcome) -> tuple[bytes, MerklePath] | None:
+    """The outcome root of the chunk, and the path that leads to it from this outcome's leaf."""
+    (raw,) = await store.get_many(LEAVES, [leaves_key(stored.block, stored.shard)])
+    if raw is None:
+        return None
+    root, paths = merklize([raw[at : at + 32] for at in range(0, len(raw), 32)])
+    return root, paths[stored.index]

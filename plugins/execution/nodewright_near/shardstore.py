@@ -75,22 +75,20 @@ class Cache:
         self._used = 0
         self.rows: dict[bytes, bytes | None] = {}
 
-    def put(self, key: bytes, value: bytes | None) -> None:
-        size = len(key) + (len(value) if value is not None else 0) + _ROW_BYTES
-        if size > self._budget:
-            self.drop(key)
-            return
-        self.drop(key)
-        self.rows[key] = value
-        self._used += size
-        if self._used > self._budget:
-            for old in list(self.rows)[: len(self.rows) // 2 + 1]:
-                self.drop(old)
-
-    def drop(self, key: bytes) -> None:
-        if key in self.rows:
-            value = self.rows.pop(key)
-            self._used -= len(key) + (len(value) if value is not None else 0) + _ROW_BYTES
+    def update(self, changes: Mapping[bytes, bytes | None]) -> None:
+        rows, used = self.rows, self._used
+        for key, value in changes.items():
+            if key in rows:
+                old = rows[key]
+                used += (len(value) if value is not None else 0) - (len(old) if old is not None else 0)
+            else:
+                used += len(key) + (len(value) if value is not None else 0) + _ROW_BYTES
+            rows[key] = value
+        self._used = used
+        while self._used > self._budget:
+            for old_key in list(rows)[: len(rows) // 2 + 1]:
+                gone = rows.pop(old_key)
+                self._used -= len(old_key) + (len(gone) if gone is not None else 0) + _ROW_BYTES
 
 
 def row_key(shard: int, key: bytes) -> bytes:
@@ -163,10 +161,8 @@ class ShardStore:
             raise StoreCorrupt(f"block {block} was committed without its parent; start the node again to replay")
         await self.store.commit(self._batch(version))
         self._generation += 1
-        for key, value in version.values.items():
-            self.values.put(key, value)
-        for path, raw in version.nodes.items():
-            self.nodes.put(path, raw)
+        self.values.update(version.values)
+        self.nodes.update(version.nodes)
         self.applied = block
         done = Version(block, None, version.extra, outcome=version.outcome)
         keep = {block.id: done}
@@ -217,8 +213,7 @@ class ShardStore:
             for key, row in zip(wanted, rows, strict=True):
                 found[key] = None if row is None else value_of_row(key, row)
             if generation == self._generation:
-                for key in wanted:
-                    self.values.put(key, found[key])
+                self.values.update({key: found[key] for key in wanted})
         return [found[key] for key in keys]
 
     async def read_nodes(self, wanted: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
@@ -235,8 +230,7 @@ class ShardStore:
                 )
             found[path] = raw
         if generation == self._generation:
-            for path, raw in found.items():
-                self.nodes.put(path, raw)
+            self.nodes.update(found)
         return found
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from nodewright.interfaces.execution import HEAD
 from nodewright_near.accounts import FULL_ACCESS, AccessKey, FunctionCallPermission
 from nodewright_near.borsh import encode
+from nodewright_near.merkle import climb
 from nodewright_near.outcomes import Failure, SuccessReceiptId, SuccessValue
 from nodewright_near.transactions import (
     AddKey,
@@ -65,6 +66,8 @@ async def test_a_transfer_burns_its_gas_twice_and_moves_balances_exactly(world: 
     assert key == AccessKey(1)
     stored = await w.engine.query(HEAD, "outcome", id=second.id)
     assert stored.outcome(second.id) == second
+    root, path = await w.engine.query(HEAD, "outcome_path", stored=stored)
+    assert climb(second.leaf(), path) == root == (await w.engine.query(HEAD, "extra", shard=0)).outcome_root
     assert (await w.engine.query(HEAD, "receipt", id=second.id)).receiver_id == "bob.near"
 
 
