@@ -219,3 +219,30 @@ def test_an_upgrades_height_passes_under_pending_transactions(tell: Callable[...
         await world.same()
 
     tell(story, 6)
+
+
+def test_what_gave_way_to_a_loser_is_mined_after_all(tell: Callable[..., Any], money: Any) -> None:
+    """A gives way to B's block, B to C's chain, and nothing of C stands against A."""
+
+    async def story(world: Any) -> None:
+        first, second, third = [await world.node(name) for name in ("first", "second", "third")]
+        x, y = money.genesis_coins()[:2]
+        a, b, c = money.pay([x], [1]), money.pay([x, y], [2]), money.pay([y], [3])
+        child = money.pay(money.coins_of(a), [4])
+        world.network.partition(["first", "second"], ["third"])
+        await first.accept(a, child)
+        await second.accept(b)
+        await second.generate()
+        await money.until(lambda: first.head == second.head and first.head.height == 1)
+        assert (await first.status(a)).status == (await first.status(child)).status == "replaced"
+        await third.accept(c)
+        await third.generate(2)
+        world.network.heal()
+        await world.together()
+        assert (await first.status(b)).status == "replaced"
+        assert (await first.status(a)).status == (await first.status(child)).status == "pending"
+        await world.rest(first, second)
+        assert await world.account() == (3, 1)
+        assert (await first.status(child)).status == "committed"
+
+    tell(story, 7)

@@ -52,8 +52,8 @@ class TransactionPool(Protocol):
         rejected: Mapping[bytes, str] | None = None,
         replaced: Mapping[bytes, bytes] | None = None,
     ) -> None:
-        """Final statuses, journalled; while the journal's disk is full, kept and journalled as soon as there is room. Unknown
-        ids are recorded too (a body that came inside a block)."""
+        """Final statuses, journalled; while the journal's disk is full, kept and journalled as soon as there is room.
+        Unknown ids are recorded too (a body that came inside a block)."""
 
     async def restore(self, transactions: Sequence[tuple[bytes, bytes]]) -> list[Admission]:
         """(id, raw) in dependency order that a reorganisation took out of the chain: pending again, before all others.
