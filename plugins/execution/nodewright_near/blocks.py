@@ -257,8 +257,7 @@ async def execute(
     except StopIteration as stop:
         result: ChunkResult = stop.value
     changes = state.final_changes()
-    if request.record_witness:
-        await view.walk(list({**state.loaded, **changes}))
+    await view.walk(list({**state.loaded, **changes}) if request.record_witness else list(changes))
     nodes: dict[bytes, bytes | None] = {}
     recorder = Recorder(view)
     while True:
@@ -267,10 +266,8 @@ async def execute(
             root = update(recorder if request.record_witness else view, view.root, changes, nodes)
             break
         except Missing as missing:
-            # Where one is missing others are: those on the way to all changes come in few rounds. Beside a way there may
-            # be one more, of a branch that is left with a single child.
+            # Beside the ways of what changes: the only child that is left of a branch.
             await view.fetch(missing.wanted)
-            await view.walk(list(changes))
     ran = _finish(rules, request, collected, result, state, root)
     if isinstance(ran, Ran):
         ran.nodes = nodes

@@ -28,7 +28,7 @@ from nodewright_near.chunks import ChunkExtra
 from nodewright_near.primitives import Hash
 from nodewright_near.runtime import Need
 from nodewright_near.state import State
-from nodewright_near.trie import Missing, Source, find, items_under, walk
+from nodewright_near.trie import Missing, Source, find, items_under, visits, walk
 
 ROWS: Final = "near_state"
 NODES: Final = "near_nodes"
@@ -271,9 +271,11 @@ class View:
         self._check()
 
     async def walk(self, keys: Sequence[bytes]) -> None:
-        """Have all nodes on the paths of ``keys`` at hand."""
-        while missing := walk(self, self.root, keys):
-            await self.fetch(missing)
+        """Have all nodes on the ways of ``keys`` at hand."""
+        todo = visits(self.root, keys)
+        while missing := walk(self, todo):
+            await self.fetch([(path, digest) for path, digest, _ in missing])
+            todo = missing
 
     async def values(self, keys: Sequence[bytes]) -> list[bytes | None]:
         found: dict[bytes, bytes | None] = {}

@@ -13,7 +13,7 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final, Protocol
 
@@ -86,39 +86,50 @@ def find(source: Source, root: bytes, key: bytes) -> ValueRef | None:
     return None
 
 
-def walk(source: Source, root: bytes, keys: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
-    """Visit the paths of all ``keys``, as far as nodes are here; (path, hash) of the first missing ones. Those fetched,
-    call it again: it is done when nothing is missing."""
-    if root == EMPTY_ROOT or not keys:
-        return []
-    missing: list[tuple[bytes, bytes]] = []
-    stack: list[tuple[bytes, bytes, list[bytes]]] = [(b"", root, sorted({nibbles(key) for key in keys}))]
-    while stack:
-        path, digest, wanted = stack.pop()
+# A subtree still to be visited: its path and hash, and the keys (as nibbles) whose ways lead into it.
+Visit = tuple[bytes, bytes, list[bytes]]
+
+
+def visits(root: bytes, keys: Iterable[bytes]) -> list[Visit]:
+    """Where ``walk`` begins."""
+    wanted = sorted({nibbles(key) for key in keys})
+    return [(b"", root, wanted)] if wanted and root != EMPTY_ROOT else []
+
+
+def walk(source: Source, todo: list[Visit]) -> list[Visit]:
+    """Visit the ways of keys as far as nodes are here. What comes back begins with a node that is not: fetch those, and
+    walk on from there; nothing is left when every way has been walked to its end."""
+    missing: list[Visit] = []
+    while todo:
+        visit = todo.pop()
+        path, digest, wanted = visit
         try:
             raw = source.node(path, digest)
-        except Missing as error:
-            missing += error.wanted
+        except Missing:
+            missing.append(visit)
             continue
-        depth = len(path)
-        if raw[0] in (BRANCH, BRANCH_WITH_VALUE):
-            at = 1 if raw[0] == BRANCH else 37
+        kind, depth = raw[0], len(path)
+        if kind in (BRANCH, BRANCH_WITH_VALUE):
+            at = 1 if kind == BRANCH else 37
             mask = int.from_bytes(raw[at : at + 2], "little")
             groups: dict[int, list[bytes]] = {}
             for key in wanted:
                 if len(key) > depth:
-                    groups.setdefault(key[depth], []).append(key)
+                    nibble = key[depth]
+                    if nibble in groups:
+                        groups[nibble].append(key)
+                    else:
+                        groups[nibble] = [key]
             for nibble, group in groups.items():
                 if mask >> nibble & 1:
                     place = at + 2 + 32 * (mask & ((1 << nibble) - 1)).bit_count()
-                    stack.append((path + bytes([nibble]), raw[place : place + 32], group))
-            continue
-        node = decode_node(raw)
-        if isinstance(node, Extension):
-            below = path + node.part
+                    todo.append((path + bytes([nibble]), raw[place : place + 32], group))
+        elif kind == EXTENSION:
+            at = 5 + int.from_bytes(raw[1:5], "little")
+            below = path + unpack(raw[5:at])[0]
             group = [key for key in wanted if key.startswith(below)]
             if group:
-                stack.append((below, node.child, group))
+                todo.append((below, raw[at : at + 32], group))
     return missing
 
 
@@ -457,5 +468,6 @@ __all__ = [
     "find",
     "items_under",
     "update",
+    "visits",
     "walk",
 ]
