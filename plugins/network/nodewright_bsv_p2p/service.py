@@ -184,7 +184,7 @@ class BsvP2p:
         async for event in shared.node.events.subscribe():
             if isinstance(event, Lagged):
                 continue
-            if event.kind == "admitted":
+            if event.kind == "admitted" and shared.peers:
                 source = str(event.data.get("source", ""))
                 ids = [bytes.fromhex(one)[::-1] for one in event.data.get("ids", ())]
                 for peer in list(shared.peers.values()):
