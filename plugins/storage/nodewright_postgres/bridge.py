@@ -4,6 +4,8 @@ Invariants:
 
 - a bridge has an event loop of its own, open for as long as the bridge; several may be open at once, one inside another,
   and a call may come from a task that was started before the bridge was: every call names its loop;
+- an error that the driver leaves in a future which nobody awaits any more does not end the loop: the call that it was made
+  for has failed already. asyncpg leaves one where the connection is lost in a COPY;
 - what the body raises leaves ``open_bridge`` as it was raised, not in a group, after the loop has closed.
 """
 
@@ -37,12 +39,20 @@ class Bridge:
             self._current.reset(token)
 
 
+def _handle(loop: Any, context: dict[str, Any]) -> None:
+    """trio-asyncio's own handler raises everything, which would end the node."""
+    if "future" in context and isinstance(context.get("exception"), Exception):
+        return
+    loop.default_exception_handler(context)
+
+
 @asynccontextmanager
 async def open_bridge() -> AsyncIterator[Bridge]:
     import trio_asyncio
 
     raised: BaseException | None = None
     async with trio_asyncio.open_loop() as loop:
+        loop.set_exception_handler(_handle)
         try:
             yield Bridge(loop, trio_asyncio.current_loop)
         except BaseException as error:  # the loop's nurseries would wrap it in a group

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -360,6 +362,54 @@ async def test_what_the_body_raises_comes_out_as_it_is(postgres: Any, tmp_path: 
         await store.get_many("a", [b"key"])
     async with postgres.open(tmp_path) as store:
         assert await store.get_many("a", [b"key"]) == [b"value"]
+
+
+async def test_a_connection_that_is_lost_in_a_large_copy(postgres: Any, tmp_path: Path) -> None:
+    """The server stops reading in the middle of it, and is killed then: whoever sends waits for room and must be woken."""
+
+    def copied(first: int, size: int) -> WriteBatch:
+        batch = WriteBatch()
+        batch.new.add("a")
+        batch.put_many("a", ((bytes([first + number]), bytes([number]) * size) for number in range(100)))
+        return batch
+
+    batch = copied(100, 200_000)
+    async with postgres.open(tmp_path) as store:
+        await store.commit(one(b"before"))
+        await store.commit(copied(0, 1))
+        connection = store._writer._connection
+        stopped = trio.Event()
+
+        class Stopping:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(connection, name)
+
+            async def copy_records_to_table(self, *arguments: Any, **options: Any) -> Any:
+                os.kill(store._writer._backend, signal.SIGSTOP)
+                stopped.set()
+                return await connection.copy_records_to_table(*arguments, **options)
+
+        store._writer._connection = Stopping()
+        with trio.move_on_after(50) as scope:  # less than timeout_seconds
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(store.commit, batch)
+                await stopped.wait()
+                await trio.testing.wait_all_tasks_blocked(0.2)
+                postgres.kill()
+                await trio.to_thread.run_sync(postgres.start)
+        assert not scope.cancel_called, "the loss was not noticed"
+        assert await store.get_many("a", [b"before"]) == [b"value"]
+        assert await store.get_many("a", list(batch.tables["a"])) == list(batch.tables["a"].values())
+
+
+async def test_an_error_that_nobody_awaits_ends_nothing(postgres: Any, tmp_path: Path) -> None:
+    async with postgres.open(tmp_path) as store:
+        future = store._server._bridge.loop.create_future()
+        future.set_exception(ConnectionResetError("lost"))
+        del future
+        gc.collect()
+        await trio.testing.wait_all_tasks_blocked()
+        await store.commit(one(b"key"))
 
 
 @pytest.fixture
