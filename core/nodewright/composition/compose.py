@@ -27,8 +27,9 @@ from nodewright.config.profile import Profile
 from nodewright.config.secrets import secret_name, secret_variable
 from nodewright.config.structure import Mismatch, Mismatches, config_fields, key_of, plain, shown, structure
 from nodewright.errors import ConfigurationError, PluginError
+from nodewright.genesis import build as build_genesis
 from nodewright.plugins.registry import Provided, Registry
-from nodewright.plugins.specs import ComponentSpec
+from nodewright.plugins.specs import ComponentSpec, ConsensusSpec
 
 REQUIRED_SLOTS = ("execution", "consensus")
 TOP_KEYS = (*TOP_TEXTS, *CORE_TABLES, *NAMED_SLOTS, *SINGLE_SLOTS)
@@ -57,6 +58,7 @@ def compose(profile: Profile, registry: Registry) -> Plan:
         effective=_effective(profile, core, slots, chosen, configs),
         **(core | {"genesis": _genesis(profile, core["genesis"], core["network"], family, problems)}),
     )
+    plan = _completed(plan, problems)
     problems += shared_folders(plan)
     problems += _objections(plan, registry)
     if problems:
@@ -223,6 +225,20 @@ def _genesis(
     if "extends" not in document:
         document.setdefault("family", family)
     return GenesisSettings(document=document)
+
+
+def _completed(plan: Plan, problems: list[str]) -> Plan:
+    """The genesis document with what the consensus's settings add to it on a local network."""
+    (consensus,) = (component for component in plan.components if component.kind == "consensus")
+    complete = consensus.spec.complete_genesis if isinstance(consensus.spec, ConsensusSpec) else None
+    if complete is None or plan.genesis.document is None or problems:
+        return plan
+    try:
+        document = complete(consensus.config, build_genesis(plan.genesis.document).document())
+    except ConfigurationError as error:
+        problems += error.problems
+        return plan
+    return attrs.evolve(plan, genesis=GenesisSettings(document=document))
 
 
 def _objections(plan: Plan, registry: Registry) -> list[str]:

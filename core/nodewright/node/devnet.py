@@ -46,7 +46,8 @@ class DevnetNode:
 def plan_nodes(
     plan: Plan, count: int, data_dir: Path, overrides: Sequence[str], own: Mapping[int, Sequence[str]]
 ) -> list[DevnetNode]:
-    """What each node gets beside the profile: a name, free ports, and the first one mines where there is a miner.
+    """What each node gets beside the profile: a name, free ports, a validator's key where the network has
+    validators of its own making, and the first one mines where there is a miner.
     ``overrides`` go to all, ``own`` to one each; both come after what is set here. Raises ConfigurationError."""
     if not 1 <= count <= MAX_NODES:
         raise ConfigurationError(f"--nodes must be from 1 to {MAX_NODES}, not {count}")
@@ -59,6 +60,9 @@ def plan_nodes(
         for component in plan.components:
             if component.kind in ("transport", "service") and _has(component.config, "listen"):
                 settings.append(f'{component.slot}.listen="127.0.0.1:0"')
+            if component.kind == "consensus" and _has(component.config, "local_validators"):
+                settings.append(f"{component.slot}.local_validators={count}")
+                settings.append(f"{component.slot}.local_validator={index}")
             if component.kind == "consensus" and _has(component.config, "mine"):
                 settings.append(f"{component.slot}.mine={'true' if index == 0 else 'false'}")
         settings += [*overrides, *own.get(index, ())]

@@ -123,7 +123,11 @@ class ExecutionSpec(ComponentSpec):
 
 @frozen(kw_only=True)
 class ConsensusSpec(ComponentSpec):
+    """``complete_genesis`` (config, document) -> document: what a local network's settings say of its genesis (how many
+    validators and shards). It leaves the document of any other network as it is, and may raise ConfigurationError."""
+
     kind: ClassVar[str] = "consensus"
+    complete_genesis: Callable[[Any, dict[str, Any]], dict[str, Any]] | None = None
 
 
 @frozen(kw_only=True)

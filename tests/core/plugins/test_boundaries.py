@@ -13,8 +13,15 @@ from pathlib import Path
 
 import pytest
 
-# A family's API may import that family's execution package for its formats, and nothing else crosses.
-ALLOWED_BETWEEN_PLUGINS = {("nodewright_bsv_api", "nodewright_bitcoin"), ("nodewright_bsv_p2p", "nodewright_bitcoin")}
+# A family's API may import that family's packages for their formats, and a consensus that is one family's alone (its
+# headers are that family's) that family's execution package. Nothing else crosses.
+ALLOWED_BETWEEN_PLUGINS = {
+    ("nodewright_bsv_api", "nodewright_bitcoin"),
+    ("nodewright_bsv_p2p", "nodewright_bitcoin"),
+    ("nodewright_near_api", "nodewright_near"),
+    ("nodewright_near_api", "nodewright_nightshade"),
+    ("nodewright_nightshade", "nodewright_near"),
+}
 
 # Where the outside world is touched on purpose: the environment of a real node, the simulated one and the kits, what
 # measures, and what runs before a node does (the command line, and signals of the process it starts).

@@ -1,0 +1,149 @@
+"""Chunks: a body to a header and parts, a body to the parcels that it delivers, and the checks of both. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from attrs import frozen
+
+from nodewright.interfaces.common import BlockRef, Bundle, BundleRef, Parcel
+from nodewright_near.borsh import Malformed, decode, encode
+from nodewright_near.chunks import MAX_CHUNK_BYTES, ChunkBody, ChunkExtra, ParcelProof
+from nodewright_near.genesis import shard_of
+from nodewright_near.headers import BandwidthRequestsV1, ChunkHeader, ChunkInner
+from nodewright_near.merkle import merkle_root, merklize
+from nodewright_near.primitives import hash256
+from nodewright_near.receipts import RECEIPTS, Receipt, outgoing_leaf
+from nodewright_near.transactions import SignedTransaction
+from nodewright_nightshade import erasure
+from nodewright_nightshade.blocks import Network, chunk_signing_message, extra_of
+from nodewright_nightshade.keys import Signer
+
+
+class InvalidChunk(Exception):
+    """The body is not what the header commits to, or the header breaks a rule."""
+
+
+@frozen
+class Chunk:
+    header: ChunkHeader
+    body: ChunkBody
+
+    @property
+    def hash(self) -> bytes:
+        return self.header.hash()
+
+    @property
+    def shard(self) -> int:
+        return self.header.inner.shard_id
+
+    @property
+    def ids(self) -> list[bytes]:
+        return [signed.id for signed in self.body.transactions]
+
+    def bundle(self) -> Bundle:
+        raws = [signed.raw for signed in self.body.transactions]
+        reference = BundleRef(self.hash, len(raws), sum(map(len, raws)), self.shard)
+        return Bundle(reference, b"".join(self.ids), raws)
+
+
+def part_leaf(part: bytes) -> bytes:
+    return hash256(len(part).to_bytes(4, "little") + part)
+
+
+def parts_of(body: bytes, producers: int) -> list[bytes]:
+    data, total = erasure.counts(producers)
+    return erasure.encode(body, data, total)
+
+
+def parts_root(parts: Sequence[bytes]) -> bytes:
+    return merkle_root([part_leaf(part) for part in parts])
+
+
+def transactions_root(transactions: Sequence[SignedTransaction]) -> bytes:
+    return merkle_root([hash256(signed.raw) for signed in transactions])
+
+
+def outgoing_leaves(
+    receipts: Sequence[Receipt], boundaries: Sequence[str]
+) -> tuple[list[tuple[Receipt, ...]], list[bytes]]:
+    """By destination, and the leaves of the outgoing root."""
+    sent: list[list[Receipt]] = [[] for _ in range(len(boundaries) + 1)]
+    for receipt in receipts:
+        sent[shard_of(receipt.receiver_id, boundaries)].append(receipt)
+    groups = [tuple(group) for group in sent]
+    return groups, [outgoing_leaf(shard, encode(group, RECEIPTS)) for shard, group in enumerate(groups)]
+
+
+def make(
+    signer: Signer,
+    prev_hash: bytes,
+    height: int,
+    shard: int,
+    extra: ChunkExtra,
+    receipts: Sequence[Receipt],
+    transactions: Sequence[SignedTransaction],
+    producers: int,
+    network: Network,
+) -> Chunk:
+    """``extra`` and ``receipts`` are what the shard's last run came to and sent."""
+    body = ChunkBody(tuple(transactions), tuple(receipts))
+    raw = encode(body)
+    inner = ChunkInner(
+        prev_hash,
+        extra.state_root,
+        extra.outcome_root,
+        parts_root(parts_of(raw, producers)),
+        len(raw),
+        height,
+        shard,
+        extra.gas_used,
+        network.gas_limit,
+        extra.balance_burnt,
+        extra.outgoing_root,
+        transactions_root(transactions),
+        extra.proposals,
+        extra.congestion,
+        BandwidthRequestsV1(),
+    )
+    return Chunk(ChunkHeader(inner, 0, signer.sign(chunk_signing_message(inner))), body)
+
+
+def read(header: ChunkHeader, raw: bytes, producers: int, boundaries: Sequence[str]) -> Chunk:
+    """The body of a header. Raises InvalidChunk."""
+    inner = header.inner
+    if len(raw) != inner.encoded_length or len(raw) > MAX_CHUNK_BYTES:
+        raise InvalidChunk(f"its body has {len(raw)} bytes, its header says {inner.encoded_length}")
+    if parts_root(parts_of(raw, producers)) != inner.encoded_merkle_root:
+        raise InvalidChunk("its body is not what its header commits to")
+    try:
+        body: ChunkBody = decode(ChunkBody, raw)
+    except Malformed as error:
+        raise InvalidChunk(f"its body cannot be read: {error}") from error
+    if transactions_root(body.transactions) != inner.tx_root:
+        raise InvalidChunk("its transactions are not those of its header")
+    groups, leaves = outgoing_leaves(body.prev_outgoing_receipts, boundaries)
+    first = inner.prev_outgoing_receipts_root == bytes(32) and not body.prev_outgoing_receipts
+    if not first and merkle_root(leaves) != inner.prev_outgoing_receipts_root:
+        raise InvalidChunk("its receipts are not those of its header")
+    if [receipt for group in groups for receipt in group] != list(body.prev_outgoing_receipts):
+        raise InvalidChunk("its receipts are not in the order of their shards")
+    return Chunk(header, body)
+
+
+def parcel(chunk: Chunk, destination: int, ran: BlockRef, boundaries: Sequence[str]) -> Parcel | None:
+    """What the shard's previous run (in the block ``ran``) sent to a shard, as this chunk delivers it."""
+    groups, leaves = outgoing_leaves(chunk.body.prev_outgoing_receipts, boundaries)
+    if not groups[destination]:
+        return None
+    _, paths = merklize(leaves)
+    extra = extra_of(chunk.header.inner)
+    return Parcel(
+        chunk.shard,
+        destination,
+        encode(groups[destination], RECEIPTS),
+        leaves[destination],
+        encode(ParcelProof(extra, paths[destination])),
+        ran,
+        extra.commitment(),
+    )

@@ -1,0 +1,35 @@
+"""The settings of the consensus ``nightshade``. Rules of the network are in its genesis, not here."""
+
+from __future__ import annotations
+
+import attrs
+
+from nodewright.plugins.specs import setting
+
+
+@attrs.define
+class NightshadeConfig:
+    validator: str = setting("", help="account that this node signs for; empty: it follows and signs nothing")
+    local_validator: int = setting(
+        -1,
+        help="on a local network: sign as validator number so many, whose key everybody knows; -1: as none of them",
+        minimum=-1,
+        maximum=255,
+    )
+    local_validators: int = setting(1, help="on a local network: how many validators it has", minimum=1, maximum=256)
+    shards: int = setting(1, help="on a local network: into how many shards accounts are split", minimum=1, maximum=256)
+    endorsement_seconds: float = setting(0.6, help="a tip is endorsed this long after it came", minimum=0.0, maximum=60)
+    min_delay_seconds: float = setting(1.8, help="a height is skipped after this at the earliest", minimum=0.05, maximum=60)
+    delay_step_seconds: float = setting(0.18, help="added for each height without finality", minimum=0.0, maximum=60)
+    max_delay_seconds: float = setting(6.0, help="a height is skipped after this at the latest", minimum=0.05, maximum=600)
+    produce_empty: bool = setting(True, help="make blocks without transactions too; off, a lone producer waits for work")
+    max_chunk_transactions: int = setting(10_000, help="transactions of one chunk at most", minimum=1, maximum=131_072)
+    request_timeout_seconds: float = setting(10.0, help="how long a peer has to answer", minimum=0.1, maximum=600)
+
+
+def check(config: NightshadeConfig) -> list[str]:
+    if config.validator and config.local_validator >= 0:
+        return ["validator and local_validator are both set: keep one"]
+    if config.min_delay_seconds > config.max_delay_seconds:
+        return ["min_delay_seconds is more than max_delay_seconds"]
+    return []

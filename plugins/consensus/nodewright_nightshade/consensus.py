@@ -1,0 +1,274 @@
+"""``Nightshade`` as the core's contract ``consensus`` sees it. The parts: ``chain`` (blocks accepted, run, made final),
+``producer`` (what a validator signs), ``network`` (what others have and say). This module only wires them.
+
+Queries: ``block`` (``id`` or ``height`` or ``finality`` ``final`` / ``optimistic``) → (Block, Info) | None; ``chunk``
+(``id``, or ``block`` and ``shard``) → (ChunkHeader, ChunkBody, author) | None; ``validators`` → dict; ``gas_price``
+(``id`` or ``height``) → int; ``network`` → dict; ``place`` (``id`` of a transaction) → where it stands, final or not.
+Control: ``allow_voting`` → signs again after a restore.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import trio
+
+from nodewright.errors import ControlRefused, UnknownControl, UnknownQuery
+from nodewright.interfaces.common import BlockRecord, BlockRef, Location
+from nodewright.interfaces.environment import Environment
+from nodewright.interfaces.execution import Execution
+from nodewright.interfaces.pool import TransactionPool
+from nodewright.interfaces.service import EventLog, Metrics
+from nodewright.interfaces.storage import KeyValueStore
+from nodewright.interfaces.transport import Transport
+from nodewright.interfaces.verifier import Verifier
+from nodewright_near.borsh import encode
+from nodewright_near.headers import BLOCK_HEADER
+from nodewright_nightshade import genesis as genesis_rules
+from nodewright_nightshade import keys, local
+from nodewright_nightshade.chain import Chain, Held
+from nodewright_nightshade.chunking import Chunk
+from nodewright_nightshade.config import NightshadeConfig
+from nodewright_nightshade.epochs import Epochs
+from nodewright_nightshade.network import Network
+from nodewright_nightshade.producer import Producer
+from nodewright_nightshade.safety import Safety
+from nodewright_nightshade.store import ChainStore
+
+
+class Nightshade:
+    capabilities = frozenset({"sharded", "finality"})
+    format = "nightshade-1"
+    invalid_transaction = "discard"
+
+    def __init__(
+        self, config: NightshadeConfig, chain: Chain, signer: keys.Signer | None, transport: Transport | None
+    ) -> None:
+        self.chain = chain
+        self._config = config
+        self._signer = signer
+        self._transport = transport
+        self._running = False
+        self.producer: Producer | None = None
+        self.network = Network(chain, config, transport) if transport is not None else None
+
+    @classmethod
+    def create(
+        cls,
+        config: NightshadeConfig,
+        *,
+        genesis: Mapping[str, Any],
+        chain: KeyValueStore,
+        execution: Execution,
+        pool: TransactionPool,
+        events: EventLog,
+        verifier: Verifier,
+        environment: Environment,
+        transport: Transport | None = None,
+        metrics: Metrics | None = None,
+    ) -> Nightshade:
+        """Raises ConfigurationError."""
+        rules = genesis_rules.read(genesis)
+        epochs = Epochs(rules.validators, rules.network.shards)
+        signer = keys.load(config.validator, environment) if config.validator else None
+        if config.local_validator >= 0 and local.is_local(genesis):
+            signer = local.signer(config.local_validator)
+        if signer is not None:
+            place = epochs.place(signer.account)
+            if place is None or rules.validators[place].key != signer.public:
+                signer = keys.not_a_validator(signer, [one.account for one in rules.validators])
+        parts = Chain(rules, epochs, ChainStore(chain), execution, pool, events, verifier, environment)
+        return cls(config, parts, signer, transport)
+
+    # --- life ---
+
+    async def recover(self) -> None:
+        chain = self.chain
+        empty = await chain.store.final() is None
+        safety = await Safety.open(chain.environment, empty)
+        await chain.recover()
+        if self._signer is not None and not safety.may_sign:
+            chain.environment.logger.warning(
+                "this validator signs nothing: its chain is here and what it has signed is not; use the control "
+                "allow_voting once no other node signs with its key"
+            )
+        self.producer = Producer(chain, self._config, safety, self._signer, self._say)
+
+    async def _say(self, said: Any) -> None:
+        if self.network is not None:
+            await self.network.say(said)
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        assert self.producer is not None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.producer.run)
+            if self.network is not None:
+                nursery.start_soon(self.network.run, self.producer)
+            self._running = True
+            task_status.started()
+
+    def status(self) -> Mapping[str, Any]:
+        network = self.network
+        ahead = network.peers_ahead if network is not None else 0
+        state = (
+            "idle" if not self._running else "syncing" if ahead and network is not None and network.behind else "running"
+        )
+        return {
+            "state": state,
+            "head": {"height": self.chain.head.info.height, "hash": self.chain.head.info.hash.hex()},
+            "final": self.chain.final.info.height,
+            "peers_ahead": ahead,
+            "epoch": self.chain.head.info.epoch,
+        }
+
+    # --- reading ---
+
+    def head(self) -> BlockRef:
+        return self.chain.head.info.ref
+
+    def final(self) -> BlockRef:
+        return self.chain.final.info.ref
+
+    async def block(self, id: bytes) -> BlockRecord | None:
+        held = await self.chain.find(id)
+        if held is None:
+            return None
+        block, chunks = held.block, await self._chunks_of(held)
+        lite, rest = block.header.inner_lite, block.header.inner_rest
+        bundles = tuple(chunk.bundle().ref for chunk in chunks.values())
+        return BlockRecord(
+            held.info.ref,
+            held.info.prev,
+            lite.timestamp // 10**9,
+            encode(block.header, BLOCK_HEADER),
+            block.encode(),
+            bundles,
+            transactions=sum(one.count for one in bundles),
+            size=sum(one.size for one in bundles),
+            detail={
+                "epoch_id": lite.epoch_id.hex(),
+                "chunk_mask": list(rest.chunk_mask),
+                "gas_price": str(rest.next_gas_price),
+                "total_supply": str(rest.total_supply),
+                "last_final_block": held.info.last_final.hex(),
+                "producer": self._producer_of(held),
+            },
+        )
+
+    def _producer_of(self, held: Held) -> str:
+        epoch = self.chain.epochs.of(held.info.epoch_id)
+        return epoch.validators[epoch.block_producer(held.info.height)].account
+
+    async def _chunks_of(self, held: Held) -> dict[int, Chunk]:
+        found = {}
+        for shard, header in enumerate(held.block.body.chunks):
+            if held.block.is_new(shard):
+                chunk = await self.chain.store.chunk(header.hash())
+                if chunk is not None:
+                    found[shard] = chunk
+        return found
+
+    async def block_at(self, height: int) -> BlockRecord | None:
+        held = await self.chain.at(height)
+        return await self.block(held.info.hash) if held is not None else None
+
+    async def locate(self, ids: Sequence[bytes]) -> list[Location | None]:
+        return [await self._locate(id) for id in ids]
+
+    async def _locate(self, id: bytes) -> Location | None:
+        (place,) = await self.chain.store.places([id])
+        if place is not None:
+            held = await self.chain.find(place.block.id)
+            if held is not None:
+                return Location(held.block.body.chunks[place.shard].hash(), place.index, place.block)
+        for above in await self.chain.above_final(self.chain.head):
+            if id in above.ids:
+                for chunk in (await self._chunks_of(above)).values():
+                    if id in chunk.ids:
+                        return Location(chunk.hash, chunk.ids.index(id), above.info.ref)
+        return None
+
+    async def transactions(self, ids: Sequence[bytes]) -> list[bytes | None]:
+        found: list[bytes | None] = []
+        for location in await self.locate(ids):
+            chunk = await self.chain.store.chunk(location.bundle) if location is not None else None
+            found.append(None if chunk is None or location is None else chunk.body.transactions[location.index].raw)
+        return found
+
+    async def bundle(self, id: bytes) -> bytes | None:
+        chunk = await self.chain.store.chunk(id)
+        return None if chunk is None else encode(chunk.body)
+
+    async def query(self, kind: str, **arguments: Any) -> Any:
+        handler = getattr(self, f"_query_{kind}", None)
+        if handler is None:
+            known = sorted(name.removeprefix("_query_") for name in dir(self) if name.startswith("_query_"))
+            raise UnknownQuery(f"nightshade answers {', '.join(known)}, not {kind!r}")
+        return await handler(**arguments)
+
+    async def _held(self, id: bytes | None, height: int | None, finality: str) -> Held | None:
+        if id is not None:
+            return await self.chain.find(id)
+        if height is not None:
+            return await self.chain.at(height)
+        return self.chain.final if finality == "final" else self.chain.head
+
+    async def _query_block(self, id: bytes | None = None, height: int | None = None, finality: str = "optimistic") -> Any:
+        held = await self._held(id, height, finality)
+        return None if held is None else (held.block, held.info)
+
+    async def _query_chunk(self, id: bytes | None = None, block: bytes | None = None, shard: int = 0) -> Any:
+        if id is None:
+            held = await self.chain.find(block or b"")
+            if held is None or not 0 <= shard < len(held.block.body.chunks):
+                return None
+            id = held.block.body.chunks[shard].hash()
+        chunk = await self.chain.store.chunk(id)
+        if chunk is None:
+            return None
+        parent = await self.chain.find(chunk.header.inner.prev_block_hash)
+        author = ""
+        if parent is not None:
+            grandparent = await self.chain.parent(parent.info)
+            epoch_id = self.chain.chunk_epoch(parent.info, grandparent.info if grandparent is not None else None)
+            epoch = self.chain.epochs.of(epoch_id)
+            author = epoch.validators[epoch.chunk_producer(parent.info.height + 1, chunk.shard)].account
+        return chunk.header, chunk.body, author
+
+    async def _query_validators(self) -> Any:
+        info = self.chain.head.info
+        epoch = self.chain.epochs.of(info.epoch_id)
+        rows = [
+            (one.account, one.key, one.stake, [s for s, members in enumerate(epoch.chunk_producers) if at in members], 0, 0)
+            for at, one in enumerate(epoch.validators)
+        ]
+        return {"epoch_height": info.epoch, "epoch_start_height": info.epoch_start, "current": rows, "next": rows}
+
+    async def _query_gas_price(self, id: bytes | None = None, height: int | None = None) -> Any:
+        held = await self._held(id, height, "optimistic")
+        return None if held is None else held.block.header.inner_rest.next_gas_price
+
+    async def _query_network(self) -> Any:
+        genesis = self.chain.genesis
+        return {
+            "shards": genesis.network.shards,
+            "boundaries": genesis.boundaries,
+            "epoch_length": genesis.network.epoch_length,
+            "min_gas_price": genesis.network.min_gas_price,
+            "protocol_version": genesis.network.protocol_version,
+            "chain_id": str(genesis.document["network"]),
+            "genesis_height": self.chain.root.info.height,
+            "genesis_hash": self.chain.root.info.hash,
+        }
+
+    # --- control ---
+
+    async def control(self, command: str, **arguments: Any) -> Any:
+        if command == "allow_voting":
+            if self.producer is None or self._signer is None:
+                raise ControlRefused("this node is no validator")
+            await self.producer.safety.allow()
+            self.producer.wake()
+            return None
+        raise UnknownControl(f"nightshade has no control {command!r}; it has allow_voting")

@@ -1,0 +1,93 @@
+"""What the genesis document says to Nightshade, and the first block.
+
+Table ``consensus``: ``validators`` (list of ``account``, ``key`` as ``ed25519:…``, ``stake`` in yoctoNEAR as text or
+number), optional ``epoch_length`` (blocks, 500), ``gas_limit`` of a chunk, ``height`` of the first block (0),
+``max_gas_price``. Table ``execution`` gives accounts and ``boundary_accounts`` (one less than there are shards).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import frozen
+
+from nodewright.errors import ConfigurationError
+from nodewright_near.chunks import ChunkExtra
+from nodewright_near.config import parameters
+from nodewright_near.genesis import check_boundaries, records_of_document, split_rows, state_of_records, total_supply
+from nodewright_near.headers import CongestionInfo, ValidatorStakeV1, bp_hash
+from nodewright_near.parameters import PROTOCOL_VERSION
+from nodewright_near.primitives import NO_HASH, is_account, parse_key
+from nodewright_near.trie import EMPTY_ROOT, NoNodes, update
+from nodewright_nightshade.blocks import Block, Info, Network, genesis_block
+from nodewright_nightshade.sampling import Validator
+
+MAX_GAS_PRICE = 10**10
+
+
+@frozen
+class Genesis:
+    document: Mapping[str, Any]
+    network: Network
+    boundaries: tuple[str, ...]
+    validators: tuple[Validator, ...]
+    validity: int  # how many blocks the block that a transaction names may be old
+
+    @property
+    def producers_hash(self) -> bytes:
+        return bp_hash(tuple(ValidatorStakeV1(one.account, one.key, one.stake) for one in self.validators))
+
+    def build(self) -> tuple[Block, Info]:
+        """Computes the state's root of every shard: once, then it is in the store."""
+        table = self.document.get("execution", {})
+        rows = state_of_records(records_of_document(table), parameters(table))
+        roots = [update(NoNodes(), EMPTY_ROOT, part, {}) for part in split_rows(rows, self.boundaries)]
+        extra = genesis_extra(NO_HASH)
+        height = _whole(self.document.get("consensus", {}), "height", 0)
+        time = int(self.document["time"]) * 10**9
+        return genesis_block(height, time, roots, extra, self.network, total_supply(rows), self.producers_hash)
+
+
+def genesis_extra(root: bytes) -> ChunkExtra:
+    return ChunkExtra(root, NO_HASH, NO_HASH, 0, 0, (), CongestionInfo())
+
+
+def _whole(table: Mapping[str, Any], name: str, default: int) -> int:
+    value = table.get(name, default)
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        number = -1
+    if number < 0:
+        raise ConfigurationError(f"genesis: consensus.{name} is not a whole number: {value!r}")
+    return number
+
+
+def read(document: Mapping[str, Any]) -> Genesis:
+    """Raises ConfigurationError with a sentence."""
+    table = document.get("consensus", {})
+    rules = parameters(document.get("execution", {}))
+    boundaries = check_boundaries(document.get("execution", {}).get("boundary_accounts", ()))
+    validators = []
+    for entry in table.get("validators", ()):
+        try:
+            account, key, stake = entry["account"], parse_key(entry["key"]), int(entry["stake"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigurationError(f"genesis: consensus.validators: an entry cannot be read: {error}") from error
+        if not is_account(account) or stake <= 0 or key[0] != 0:
+            raise ConfigurationError(
+                f"genesis: consensus.validators: {account!r} needs an account name, an ed25519 key and a positive stake"
+            )
+        validators.append(Validator(account, key, stake))
+    if not validators or len({one.account for one in validators}) < len(validators):
+        raise ConfigurationError("genesis: consensus.validators must name at least one validator, each account once")
+    network = Network(
+        len(boundaries) + 1,
+        max(1, _whole(table, "epoch_length", 500)),
+        rules.min_gas_price,
+        max(rules.min_gas_price, _whole(table, "max_gas_price", MAX_GAS_PRICE)),
+        _whole(table, "gas_limit", rules.gas_limit),
+        PROTOCOL_VERSION,
+    )
+    return Genesis(document, network, boundaries, tuple(validators), rules.transaction_validity)

@@ -1,0 +1,98 @@
+"""What this validator has signed: a local file, synced before anything is sent, outside snapshot, copy and restore.
+
+Invariants: every number only rises; a height is signed (approved, a block made for it, a chunk made for it on a shard) only
+after the file says so. Where the chain store holds blocks and there is no file, nothing is signed until the operator says
+that no other node signs with this key (``allow_voting``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field
+
+from nodewright.errors import StoreCorrupt
+from nodewright.interfaces.environment import Environment
+
+FILE = "signed.json"
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".new")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@define
+class Safety:
+    environment: Environment
+    approved: int = 0
+    block: int = 0
+    chunks: dict[int, int] = field(factory=dict)
+    may_sign: bool = True
+
+    @property
+    def path(self) -> Path:
+        return self.environment.data_dir / FILE
+
+    @classmethod
+    async def open(cls, environment: Environment, chain_is_empty: bool) -> Safety:
+        safety = cls(environment)
+        try:
+            text = await environment.offload(safety.path.read_text)
+        except FileNotFoundError:
+            safety.may_sign = chain_is_empty
+            return safety
+        try:
+            kept: Mapping[str, Any] = json.loads(text)
+            safety.approved, safety.block = int(kept["approved"]), int(kept["block"])
+            safety.chunks = {int(shard): int(height) for shard, height in kept["chunks"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StoreCorrupt(
+                f"{safety.path} cannot be read: restore it, or remove it and use the control allow_voting once you are "
+                "sure that nothing signs with this validator's key above what it said"
+            ) from error
+        return safety
+
+    async def _save(self) -> None:
+        kept = {"approved": self.approved, "block": self.block, "chunks": self.chunks}
+        await self.environment.offload(_write, self.path, json.dumps(kept))
+
+    async def allow(self) -> None:
+        self.may_sign = True
+        await self._save()
+
+    async def approve(self, target: int) -> bool:
+        """Whether this target may be signed now; then it never may again."""
+        if not self.may_sign or target <= self.approved:
+            return False
+        self.approved = target
+        await self._save()
+        return True
+
+    async def make_block(self, height: int) -> bool:
+        if not self.may_sign or height <= self.block:
+            return False
+        self.block = height
+        await self._save()
+        return True
+
+    async def make_chunk(self, shard: int, height: int) -> bool:
+        if not self.may_sign or height <= self.chunks.get(shard, 0):
+            return False
+        self.chunks[shard] = height
+        await self._save()
+        return True

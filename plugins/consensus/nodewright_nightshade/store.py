@@ -1,0 +1,169 @@
+"""What Nightshade keeps in ``stores.chain``.
+
+``ns_blocks`` hash → block; ``ns_infos`` hash → ``Info``; ``ns_chunks`` chunk hash → header ‖ body; ``ns_above`` height u64
+big-endian ‖ hash → nothing (blocks above the final one, for a start); ``ns_final`` height → hash of the final chain;
+``ns_runs`` block hash ‖ shard u32 → what running the shard's chunk there came to, and all receipts it sent; ``ns_txs``
+transaction id → block hash ‖ height ‖ shard ‖ index, of the final chain; ``ns_meta`` markers.
+
+Invariants: a block is stored with its info and its chunks in one durable batch; what a run came to is stored before the
+execution commits it (the next chunk publishes it); the final chain grows by one batch a block, and never changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Final
+
+from attrs import frozen
+
+from nodewright.errors import StoreCorrupt
+from nodewright.interfaces.common import BlockRef
+from nodewright.interfaces.storage import KeyValueStore, WriteBatch
+from nodewright_near.borsh import Malformed, decode, encode, struct
+from nodewright_near.chunks import ChunkBody, ChunkExtra
+from nodewright_near.headers import CHUNK_HEADER, ChunkHeader
+from nodewright_near.receipts import RECEIPTS, Receipt
+from nodewright_nightshade.blocks import Block, Info
+from nodewright_nightshade.chunking import Chunk
+
+BLOCKS: Final = "ns_blocks"
+INFOS: Final = "ns_infos"
+CHUNKS: Final = "ns_chunks"
+ABOVE: Final = "ns_above"
+FINAL: Final = "ns_final"
+RUNS: Final = "ns_runs"
+TXS: Final = "ns_txs"
+META: Final = "ns_meta"
+TABLES: Final = (BLOCKS, INFOS, CHUNKS, ABOVE, FINAL, RUNS, TXS, META)
+
+
+@struct
+@frozen
+class Run:
+    """What running a shard's chunk came to, and the receipts it sent, in the order of their destinations."""
+
+    extra: ChunkExtra
+    receipts: Annotated[tuple[Receipt, ...], RECEIPTS]
+
+
+@struct
+@frozen
+class StoredChunk:
+    header: Annotated[ChunkHeader, CHUNK_HEADER]
+    body: ChunkBody
+
+
+@frozen
+class Place:
+    """Of a transaction on the final chain."""
+
+    block: BlockRef
+    shard: int
+    index: int
+
+    def encode(self) -> bytes:
+        return (
+            self.block.id
+            + self.block.height.to_bytes(8, "big")
+            + self.shard.to_bytes(4, "big")
+            + self.index.to_bytes(4, "big")
+        )
+
+    @classmethod
+    def decode(cls, row: bytes) -> Place:
+        height = int.from_bytes(row[32:40], "big")
+        return cls(BlockRef(height, row[:32]), int.from_bytes(row[40:44], "big"), int.from_bytes(row[44:48], "big"))
+
+
+def _height(height: int) -> bytes:
+    return height.to_bytes(8, "big")
+
+
+def _run_key(block: bytes, shard: int) -> bytes:
+    return block + shard.to_bytes(4, "big")
+
+
+class ChainStore:
+    def __init__(self, store: KeyValueStore) -> None:
+        self.store = store
+
+    async def _one(self, table: str, key: bytes) -> bytes | None:
+        return (await self.store.get_many(table, [key]))[0]
+
+    # --- blocks ---
+
+    async def put_block(self, block: Block, info: Info, chunks: Sequence[Chunk]) -> None:
+        """Durable. ``chunks``: the bodies of its new chunks."""
+        batch = WriteBatch()
+        batch.put(BLOCKS, info.hash, block.encode())
+        batch.put(INFOS, info.hash, encode(info))
+        batch.put(ABOVE, _height(info.height) + info.hash, b"")
+        for chunk in chunks:
+            batch.put(CHUNKS, chunk.hash, encode(StoredChunk(chunk.header, chunk.body)))
+        await self.store.commit(batch)
+
+    async def block(self, id: bytes) -> Block | None:
+        row = await self._one(BLOCKS, id)
+        try:
+            return None if row is None else Block.decode(row)
+        except Malformed as error:
+            raise StoreCorrupt(f"stores.chain: block {id.hex()} cannot be read: restore the store from a backup") from error
+
+    async def info(self, id: bytes) -> Info | None:
+        row = await self._one(INFOS, id)
+        info: Info | None = None if row is None else decode(Info, row)
+        return info
+
+    async def chunk(self, id: bytes) -> Chunk | None:
+        row = await self._one(CHUNKS, id)
+        if row is None:
+            return None
+        stored: StoredChunk = decode(StoredChunk, row)
+        return Chunk(stored.header, stored.body)
+
+    async def above(self) -> list[bytes]:
+        """Hashes of blocks that were not final yet, lower ones first."""
+        found: list[bytes] = []
+        after: bytes | None = None
+        while True:
+            page = await self.store.scan(ABOVE, after=after, limit=1000)
+            found += [key[8:] for key, _ in page.items]
+            after = page.after
+            if after is None:
+                return found
+
+    # --- the final chain ---
+
+    async def final_hash(self, height: int) -> bytes | None:
+        return await self._one(FINAL, _height(height))
+
+    async def put_final(self, info: Info, transactions: Sequence[tuple[bytes, int, int]], dropped: Sequence[Info]) -> None:
+        """Durable. ``transactions``: (id, shard, index) of its new chunks. ``dropped``: blocks that never will be final."""
+        batch = WriteBatch()
+        batch.put(FINAL, _height(info.height), info.hash)
+        batch.put(META, b"final", info.hash)
+        batch.delete(ABOVE, _height(info.height) + info.hash)
+        for id, shard, index in transactions:
+            batch.put(TXS, id, Place(info.ref, shard, index).encode())
+        for other in dropped:
+            batch.delete(ABOVE, _height(other.height) + other.hash)
+        await self.store.commit(batch)
+
+    async def final(self) -> bytes | None:
+        return await self._one(META, b"final")
+
+    async def places(self, ids: Sequence[bytes]) -> list[Place | None]:
+        rows = await self.store.get_many(TXS, ids)
+        return [None if row is None else Place.decode(row) for row in rows]
+
+    # --- runs ---
+
+    async def put_run(self, block: bytes, shard: int, run: Run) -> None:
+        batch = WriteBatch()
+        batch.put(RUNS, _run_key(block, shard), encode(run))
+        await self.store.commit(batch)
+
+    async def run(self, block: bytes, shard: int) -> Run | None:
+        row = await self._one(RUNS, _run_key(block, shard))
+        run: Run | None = None if row is None else decode(Run, row)
+        return run

@@ -1,0 +1,265 @@
+"""Whole NEAR-shaped nodes in virtual time: the real engine, pool and consensus over memory disks and a simulated network."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import trio
+from nacl.signing import SigningKey
+
+from nodewright.interfaces import HEAD, Admitted
+from nodewright.kernels.signatures import NativeVerifier
+from nodewright.node.metrics import Registry
+from nodewright.node.pool import Pool, PoolLimits
+from nodewright.testing.simulation import EPOCH_SECONDS, SimulatedEnvironment, Simulation, simulate
+from nodewright.testing.transport import Conditions, SimulatedNetwork
+from nodewright_memory.disk import MemoryDisk
+from nodewright_memory.store import MemoryStore
+from nodewright_near.blocks import Rules
+from nodewright_near.config import parameters
+from nodewright_near.contracts.machine import WasmtimeMachine
+from nodewright_near.engine import NearEngine
+from nodewright_near.genesis import check_boundaries
+from nodewright_near.primitives import base58, key_text
+from nodewright_near.transactions import SignedTransaction, Transaction, Transfer
+from nodewright_nightshade.config import NightshadeConfig
+from nodewright_nightshade.consensus import Nightshade
+
+NEAR = 10**24
+VERIFIER = NativeVerifier()
+ALPHABET = "abcdefghijklmnopqrstuvwxyz"
+
+
+def secret(name: str) -> SigningKey:
+    return SigningKey(hashlib.sha256(name.encode()).digest())
+
+
+def public(name: str) -> bytes:
+    return b"\0" + bytes(secret(name).verify_key)
+
+
+def document(validators: Sequence[str], shards: int, **consensus: Any) -> dict[str, Any]:
+    boundaries = [ALPHABET[26 * at // shards] + "0" for at in range(1, shards)]
+    users = [f"{letter}{number}.user" for letter in ALPHABET for number in range(2)]
+    return {
+        "network": "test",
+        "time": int(EPOCH_SECONDS) - 10,
+        "consensus": {
+            "validators": [{"account": one, "key": key_text(public(one)), "stake": str(100 * NEAR)} for one in validators],
+            "epoch_length": 50,
+            **consensus,
+        },
+        "execution": {
+            "accounts": [
+                {"id": one, "amount": str(1000 * NEAR), "keys": [key_text(public(one))]} for one in [*validators, *users]
+            ],
+            "boundary_accounts": boundaries,
+        },
+    }
+
+
+async def until(condition: Callable[[], bool], seconds: float = 300) -> None:
+    with trio.fail_after(seconds):
+        while not condition():  # noqa: ASYNC110 - what is waited for lies in several components
+            await trio.sleep(0.05)
+
+
+class Events:
+    def __init__(self) -> None:
+        self.list: list[tuple[str, Any]] = []
+
+    def publish(self, kind: str, data: Any) -> int:
+        self.list.append((kind, data))
+        return len(self.list)
+
+    @property
+    def last_sequence(self) -> int:
+        return len(self.list)
+
+
+class Node:
+    """Disks and secrets that outlive it, and the node while it is on."""
+
+    pool: Pool
+    engine: NearEngine
+    consensus: Nightshade
+
+    def __init__(self, world: World, name: str, **config: Any) -> None:
+        self.world, self.name = world, name
+        self.folder = world.folder / name
+        self.disks = {slot: MemoryDisk(f"{name}/{slot}") for slot in ("state", "chain")}
+        self.config = NightshadeConfig(**({"validator": name if name in world.validators else ""} | config))
+        self.events = Events()
+        self.log: deque[Any] = deque(maxlen=5000)
+        self.starts = 0
+        self._ended = trio.Event()
+        self._scope = trio.CancelScope()
+
+    def environment(self, slot: str) -> SimulatedEnvironment:
+        secrets = {"validator_key": "ed25519:" + base58(bytes(secret(self.name)))}
+        seed = self.world.seed * 1000 + self.starts
+        return SimulatedEnvironment(seed, self.name, self.folder / slot, slot=slot, log=self.log, secrets=secrets)
+
+    async def start(self) -> Node:
+        self.starts += 1
+        self._scope, self._ended = trio.CancelScope(), trio.Event()
+        up = trio.Event()
+        self.world.nursery.start_soon(self._live, up)
+        await up.wait()
+        return self
+
+    async def _live(self, up: trio.Event) -> None:
+        try:
+            with self._scope:
+                await self._open(up)
+        finally:
+            if self in self.world.up:
+                self.world.network.crash(self.name)
+                self.world.up.remove(self)
+            up.set()
+            self._ended.set()
+
+    async def _open(self, up: trio.Event) -> None:
+        genesis = self.world.document
+        table = genesis["execution"]
+        rules = Rules(parameters(table), check_boundaries(table["boundary_accounts"]), VERIFIER, WasmtimeMachine(VERIFIER))
+        stores = {slot: MemoryStore(disk, "node") for slot, disk in self.disks.items()}
+        self.engine = NearEngine(stores["state"], self.environment("execution"), rules, None, 1 << 22)
+        await self.engine.open()
+        async with Pool.open(
+            self.environment("pool"),
+            self.folder / "pool" / "journal",
+            self.engine,
+            self.events,  # type: ignore[arg-type]
+            Registry(),
+            PoolLimits(),
+            bytes.hex,
+        ) as self.pool:
+            transport = self.world.network.transport(self.name, environment=self.environment("transport"))
+            self.transport = transport
+            self.world.up.append(self)
+            self.consensus = Nightshade.create(
+                self.config,
+                genesis=genesis,
+                chain=stores["chain"],
+                execution=self.engine,
+                pool=self.pool,
+                events=self.events,  # type: ignore[arg-type]
+                verifier=VERIFIER,
+                environment=self.environment("consensus"),
+                transport=transport,
+            )
+            self.pool.attach(self.consensus.head, self.consensus.locate)
+            await self.consensus.recover()
+            await self.pool.recovered()
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self.consensus.run)
+                transport.open_gate()
+                up.set()
+                await trio.sleep_forever()
+
+    async def kill(self) -> None:
+        """Nothing is closed in order; what was not synced may be gone."""
+        self._scope.cancel()
+        await self._ended.wait()
+        for disk in self.disks.values():
+            disk.crash(self.world.dice.randint(0, len(disk.unsynced)))
+
+    @property
+    def height(self) -> int:
+        return self.consensus.head().height
+
+    @property
+    def final(self) -> int:
+        return self.consensus.final().height
+
+    async def final_hashes(self) -> list[bytes]:
+        found = []
+        for height in range(self.final + 1):
+            hash_ = await self.consensus.chain.store.final_hash(height)
+            found.append(hash_ or b"")
+        return found
+
+    async def balance(self, account: str) -> int:
+        found = await self.engine.query(HEAD, "account", account_id=account)
+        return 0 if found is None else int(found.amount)
+
+
+class World:
+    def __init__(self, simulation: Simulation, network: SimulatedNetwork, nursery: trio.Nursery, folder: Path) -> None:
+        self.seed, self.dice = simulation.seed, random.Random(f"nightshade {simulation.seed}")
+        self.network, self.nursery, self.folder = network, nursery, folder
+        self.nodes: dict[str, Node] = {}
+        self.up: list[Node] = []
+        self.nonces: dict[str, int] = {}
+        self.validators: list[str] = []
+        self.document: dict[str, Any] = {}
+
+    async def found(self, validators: int = 1, shards: int = 1, observers: int = 0, **config: Any) -> list[Node]:
+        """A network of so many validators, each a node, and of nodes that only follow."""
+        self.validators = [f"v{at}.validator" for at in range(validators)]
+        self.document = document(self.validators, shards)
+        names = [*self.validators, *(f"o{at}.observer" for at in range(observers))]
+        for name in names:
+            self.nodes[name] = Node(self, name, **config)
+            await self.nodes[name].start()
+        return list(self.nodes.values())
+
+    def transfer(self, source: str, target: str, amount: int, block: bytes) -> SignedTransaction:
+        # A key of the genesis begins at nonce 0.
+        nonce = self.nonces[source] = self.nonces.get(source, 0) + 1
+        tx = Transaction(source, public(source), nonce, target, block, (Transfer(amount),))
+        return SignedTransaction.of(tx, b"\0" + secret(source).sign(tx.hash()).signature)
+
+    async def send(self, node: Node, source: str, target: str, amount: int) -> SignedTransaction:
+        signed = self.transfer(source, target, amount, node.consensus.final().id)
+        (answer,) = await node.pool.submit([signed.raw])
+        assert isinstance(answer, Admitted), answer
+        return signed
+
+    async def settled(self, node: Node, signed: SignedTransaction) -> str:
+        (status,) = await node.pool.status([signed.id])
+        return "unknown" if status is None else status.status
+
+    async def same(self) -> None:
+        """No two nodes hold different final blocks; equal final heights hold equal states."""
+        chains = [await node.final_hashes() for node in self.up]
+        for one in chains:
+            for other in chains:
+                shared = min(len(one), len(other))
+                assert one[:shared] == other[:shared], "two final chains"
+
+    def users(self) -> list[str]:
+        return [entry["id"] for entry in self.document["execution"]["accounts"] if entry["id"].endswith(".user")]
+
+
+@pytest.fixture
+def tell(tmp_path: Path) -> Callable[..., Any]:
+    told = 0
+
+    def run(story: Callable[[World], Awaitable[Any]], seed: int = 0, **conditions: Any) -> Any:
+        nonlocal told
+        told += 1
+        folder = tmp_path / str(told)
+
+        async def main(simulation: Simulation) -> Any:
+            async with SimulatedNetwork(seed, Conditions(**conditions)) as network, trio.open_nursery() as nursery:
+                value = await story(World(simulation, network, nursery, folder))
+                nursery.cancel_scope.cancel()
+            return value
+
+        return simulate(main, seed, limit_seconds=100_000)
+
+    return run
+
+
+@pytest.fixture
+def near() -> Any:
+    return SimpleNamespace(NEAR=NEAR, until=until)
