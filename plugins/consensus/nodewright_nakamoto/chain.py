@@ -76,8 +76,9 @@ class Reorganisation:
     evicted: dict[bytes, bytes] = field(factory=dict)
 
 
-def _ids_of(columns: Sequence[bytes]) -> set[bytes]:
-    return {id for ids in columns for id in split_ids(ids)}
+def _placed(columns: Sequence[bytes], block: BlockRef) -> dict[bytes, BlockRef]:
+    """In the order of the block: a set's order would send everybody after it all over the memory."""
+    return dict.fromkeys([id for ids in columns for id in split_ids(ids)], block)
 
 
 class Chain:
@@ -346,11 +347,11 @@ class Chain:
     async def _settle(self, node: Node, block: Block, evicted: Mapping[bytes, bytes]) -> None:
         columns = [await self.store.ids(id) for id in block.subtrees]
         offload = self.environment.offload
-        ids = await offload(_ids_of, columns)
-        await self.pool.settle(committed=await offload(dict.fromkeys, ids, node.ref), replaced=evicted)
+        committed = await offload(_placed, columns, node.ref)
+        await self.pool.settle(committed=committed, replaced=evicted)
         await self.store.put_meta("settled", node.id, durable=False)
         if len(self.assembler):
-            await offload(self.assembler.remove, ids.union(evicted))
+            await offload(self.assembler.remove, [*committed, *evicted] if evicted else committed)
         if evicted:
             lost = [{"id": display(id), "winner": display(winner)} for id, winner in evicted.items()]
             detail = {"block": display(node.id), "reason": "a block ordered a conflicting transaction"}
