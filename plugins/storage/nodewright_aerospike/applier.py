@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -293,7 +294,8 @@ class Applier:
             if await self._send(again, condition):
                 raise StoreCorrupt(self._foreign())
         if surplus:
-            await offload(self.server.remove_all, surplus)
+            with suppress(ServerAway):
+                await offload(self.server.remove_all, surplus, condition)
 
     async def _send(self, writes: Iterator[Any], condition: Any) -> list[Any]:
         """Make and send the writes, some at a time. Returns those refused because of an element that is there already."""

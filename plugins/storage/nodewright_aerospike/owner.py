@@ -6,6 +6,7 @@ Invariants:
 - the epoch grows by one with every owner, by a write on condition that nobody else wrote since it was read;
 - before a commit enters the journal its number is written here, on condition that the epoch is still this owner's: a stale
   owner's commit is refused, and a namespace that takes no writes refuses it before it is promised;
+- what an owner's journal holds from before another owner took the store over is never redone (``base``);
 - a node with another journal becomes owner only where the one before said that the server has all there is (``clean``):
   what was acknowledged may be in that journal alone.
 """
@@ -36,6 +37,7 @@ class Ownership:
         self.owner = owner
         self.journal = journal
         self.number = 0
+        self.base = 0  # entries of this journal up to here are of an owner that others have followed: never redone
         self.done = 0
         self.tables: set[str] = set()
         self.large: set[str] = set()  # tables that have had values in parts
@@ -59,6 +61,7 @@ class Ownership:
             "epoch": owner.epoch,
             "journal": self.journal,
             "number": self.number,
+            "base": self.base,
             "clean": 0,
             "tables": sorted(self.tables),
             "large": sorted(self.large),
@@ -160,7 +163,8 @@ def claim(server: Server, layout: Layout, driver: Driver, me: Owner, journal: st
     owner = Owner(me.node, me.pid, me.host, me.since, before.epoch + 1)
     ownership = Ownership(server, layout, driver, owner, journal)
     ownership.number = max(int(bins.get("number", 0)), following - 1)
-    ownership.done = int(bins.get("done", 0)) if mine and bins.get("clean") else first - 1
+    ownership.base = int(bins.get("base", 0)) if mine or found is None else ownership.number
+    ownership.done = max(first - 1, ownership.base, int(bins.get("done", 0)) if mine and bins.get("clean") else 0)
     ownership.tables = set(bins.get("tables", ()))
     ownership.large = set(bins.get("large", ()))
     written = ownership.record()

@@ -220,10 +220,11 @@ class Server:
             refused.append(record)
         return refused
 
-    def remove_all(self, keys: Sequence[Key]) -> None:
-        """Give space back, where the server likes to: nothing depends on it."""
+    def remove_all(self, keys: Sequence[Key], condition: Any) -> None:
+        """Give space back, if it goes well: nothing depends on it. What is newer than ``condition`` says stays."""
+        policy = {**self._writing, "expressions": condition}
         for start in range(0, len(keys), self.config.batch_records):
-            self._guarded(self._client.batch_remove, list(keys[start : start + self.config.batch_records]))
+            self._guarded(self._client.batch_remove, list(keys[start : start + self.config.batch_records]), policy)
 
     # --- scans -------------------------------------------------------------------------------------------------------
 

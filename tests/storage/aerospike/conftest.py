@@ -1,6 +1,7 @@
 """A real Aerospike server for the tests. They do not bring one: ``NODEWRIGHT_AEROSPIKE=host:port`` names one to be used,
 ``NODEWRIGHT_AEROSPIKE_CONTROL`` is a command that ends it at once with the argument ``kill`` (as kill -9 does) and starts
-it with ``start``. The first namespace with storage on a disk is used, and the first without for what must be refused."""
+it with ``start``. The namespace is ``NODEWRIGHT_AEROSPIKE_NAMESPACE``, or the first with storage on a disk; what must be
+refused is tried on the first without."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ class LocalServer:
         self.host, _, port = address.rpartition(":")
         self.port = int(port)
         self._control = control
-        self.namespace = ""
+        self.namespace = os.environ.get("NODEWRIGHT_AEROSPIKE_NAMESPACE", "")
         self.volatile: str | None = None
 
     def find_namespaces(self) -> None:

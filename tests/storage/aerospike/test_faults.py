@@ -25,6 +25,7 @@ from nodewright.interfaces import UtxoTransaction, WriteBatch
 from nodewright.storage.utxo_records import SPENT, TX
 from nodewright.testing.storage_utxo_model import outpoint, output_vector
 from nodewright_aerospike.driver import load_driver
+from nodewright_aerospike.entry import encode
 
 
 def one(key: bytes, value: bytes = b"value") -> WriteBatch:
@@ -104,6 +105,24 @@ async def test_a_journal_that_may_be_needed_is_asked_for(aerospike: Any, tmp_pat
     assert "own data directory" in await refusal(aerospike.open(tmp_path / "b", "second", **same), StoreLocked)
     async with aerospike.open(tmp_path / "b", "second", take_over=True, **same) as store:
         await store.commit(one(b"after"))
+
+
+async def test_what_a_take_over_gave_up_does_not_come_back(aerospike: Any, tmp_path: Path) -> None:
+    """The first owner's journal has commits that never reached the server; another took over, and the first returns."""
+    same = {"store": f"shared {tmp_path}"}
+    async with aerospike.open(tmp_path / "a", "first", **same) as store:
+        await store.commit(one(b"kept"))
+        await store.rows.applier.finished(10)
+        number = await store.rows.applier.log.append([encode({"a": {b"lost": b"value"}})])  # promised, and nothing more
+        die(store)
+    async with aerospike.open(tmp_path / "b", "second", take_over=True, **same) as store:
+        await store.commit(one(b"second"))
+        assert store.rows.applier.log.next_sequence > number
+    for _ in range(2):  # also where the first is killed again
+        async with aerospike.open(tmp_path / "a", "first", **same) as store:
+            assert await store.get_many("a", [b"kept", b"lost", b"second"]) == [b"value", None, b"value"]
+            await store.commit(one(b"again"))
+            die(store)
 
 
 async def test_a_stale_owner_commits_nothing(aerospike: Any, tmp_path: Path) -> None:
@@ -293,7 +312,11 @@ async def test_a_value_in_parts_and_its_space(aerospike: Any, tmp_path: Path) ->
             await store.commit(batch)
             await rows.applier.finished(10)
             assert await store.get_many("a", [b"key"]) == [value]
-            parts = await trio.to_thread.run_sync(rows.server.read, rows.layout.part_keys("a", b"key", 0, 12), ["n"])
+            keys = rows.layout.part_keys("a", b"key", 0, 12)
+            late = rows.server.newer_than(rows.applier.log.next_sequence - 1)
+            await trio.to_thread.run_sync(rows.server.remove_all, keys, late)  # of an older value, landing late
+            assert await store.get_many("a", [b"key"]) == [value]
+            parts = await trio.to_thread.run_sync(rows.server.read, keys, ["n"])
             size = len(value or b"")
             assert sum(part is not None for part in parts) == (-(-size // (512 * 1024)) if size > 512 * 1024 else 0)
 
