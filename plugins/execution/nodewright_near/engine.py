@@ -278,6 +278,7 @@ class NearEngine:
             return self._keep(shard, request, collected, ran)
 
     def _keep(self, shard: ShardStore, request: ExecutionRequest, collected: Collected, ran: Ran) -> Outcome:
+        self.gas_price = request.context.gas_price or self.rules.parameters.min_gas_price
         ids = frozenset(signed.id for signed in collected.transactions)
         evicted = self.reservations.losers(ran.result.nonces, ids)
         outcome = evolve(ran.outcome, evicted=evicted)
