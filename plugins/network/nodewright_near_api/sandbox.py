@@ -8,7 +8,7 @@ from typing import Any
 from nodewright.errors import ControlRefused, UnknownControl
 from nodewright.interfaces.service import NodeHandle
 from nodewright_near_api import params as take
-from nodewright_near_api.errors import handler_error, internal_error, parse_error, unknown_method
+from nodewright_near_api.errors import handler_error, parse_error, unknown_method
 from nodewright_near_api.params import Params
 
 
@@ -42,5 +42,5 @@ class SandboxMethods:
         except ControlRefused as error:
             raise handler_error("INTERNAL_ERROR", str(error), {"error_message": str(error)}) from error
         except UnknownControl as error:
-            raise internal_error(str(error)) from error
+            raise unknown_method(f"{command}: {error}") from error
         return {}
