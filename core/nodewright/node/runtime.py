@@ -272,6 +272,9 @@ class Runtime:
                 events.publish("peer_up", data)
             else:
                 events.publish("peer_down", data | {"reason": event.reason})
+                until = transport.banned().get(peer.id)
+                if until is not None:
+                    events.publish("peer_banned", data | {"until": until, "reason": event.reason})
 
     # --- stores that fail ---------------------------------------------------------------------------------------------
 

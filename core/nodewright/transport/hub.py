@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import AsyncIterator, Collection
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -21,7 +22,7 @@ import trio
 from nodewright.errors import PeerGone, TransportError
 from nodewright.interfaces.environment import Environment
 from nodewright.interfaces.transport import BodyProvider, Channel, DropPolicy, PeerDown, PeerInfo, PeerUp
-from nodewright.transport import frames
+from nodewright.transport import bans, frames
 from nodewright.transport.channels import ChannelRules, LocalChannel
 from nodewright.transport.link import Limits, Link
 from nodewright.transport.session import Grant, Session
@@ -92,6 +93,7 @@ class PeerHub:
         self._replaced: dict[bytes, list[tuple[float, str]]] = {}
         self._twins_told: dict[bytes, float] = {}
         self._changed = trio.Event()
+        self._bans_changed = trio.Event()
 
     # The contract --------------------------------------------------------------------------------------------------
 
@@ -153,6 +155,7 @@ class PeerHub:
 
     def ban(self, peer: bytes, seconds: float, reason: str) -> None:
         self._banned[peer] = self.environment.now() + seconds
+        self._bans_changed.set()
         self.log.warning("peer banned", peer=peer.hex(), seconds=seconds, reason=reason)
         session = self._sessions.get(peer)
         if session is not None:
@@ -171,6 +174,24 @@ class PeerHub:
         for one in [peer] if peer is not None else list(self._banned):
             self._banned.pop(one, None)
             self._scores.pop(one, None)
+        self._bans_changed.set()
+
+    async def load_bans(self, path: Path) -> None:
+        """Those of before, for a transport that outlives its process; called before anybody can connect."""
+        try:
+            self._banned |= await self.environment.offload(bans.load, path)
+        except (OSError, ValueError) as error:
+            self.log.warning("the bans of before cannot be read and are forgotten", file=str(path), reason=str(error))
+
+    async def keep_bans(self, path: Path) -> None:
+        """A task: writes bans down as they come and go."""
+        while True:
+            await self._bans_changed.wait()
+            self._bans_changed = trio.Event()
+            try:
+                await self.environment.offload(bans.save, path, self.banned())
+            except OSError as error:
+                self.log.warning("bans are not written down: a restart will forget them", reason=str(error))
 
     # For sessions --------------------------------------------------------------------------------------------------
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import trio
 
 from nodewright.interfaces.environment import Environment
 from nodewright.interfaces.transport import PeerInfo
+from nodewright.transport.bans import BANS_FILE
 from nodewright.transport.handshake import (
     MAX_MESSAGE_BYTES,
     STREAM_OVERHEAD,
@@ -117,6 +119,8 @@ class NngTransport(PeerHub):
     @asynccontextmanager
     async def running(self, listen: str, peers: Collection[str] = ()) -> AsyncIterator[NngTransport]:
         """``listen`` empty: peers are only dialled. Raises AddressInUse, ConfigurationError."""
+        kept = Path(self.environment.data_dir, BANS_FILE)
+        await self.load_bans(kept)
         server = None
         if listen:  # before the nursery, which would wrap what it raises
             at = parse_address(listen)
@@ -126,6 +130,7 @@ class NngTransport(PeerHub):
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             try:
+                nursery.start_soon(self.keep_bans, kept)
                 if server is not None:
                     nursery.start_soon(server.run, self._knocked, WORKERS)
                 for peer in peers:
