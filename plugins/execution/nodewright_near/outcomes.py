@@ -76,7 +76,7 @@ class Outcome:
             self.tokens_burnt.to_bytes(16, "little"),
             len(executor).to_bytes(4, "little"),
             executor,
-            encode(self.status, STATUS),
+            b"\x03" + self.status.receipt_id if type(self.status) is SuccessReceiptId else encode(self.status, STATUS),
         )
 
     def hashes(self) -> list[bytes]:

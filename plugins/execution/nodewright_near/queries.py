@@ -5,6 +5,7 @@
 {key: value}; ``call`` (account_id, method, args, height, timestamp, epoch) -> CallOutcome of a view call; ``outcome`` (id)
 -> StoredOutcome | None; ``outcome_path`` (stored) -> (outcome root, Merkle path) | None; ``receipt`` (id) -> Receipt |
 None; ``extra`` (shard) -> ChunkExtra; ``shard`` (account_id) -> number; ``kept`` -> shards of this node; ``boundaries``.
+Outcomes and receipts are told as soon as their chunk has run, with the view ``final`` only those of committed ones.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from nodewright_near.accounts import (
     code_key,
     data_key,
 )
+from nodewright_near.borsh import decode
 from nodewright_near.contracts.calls import Call, CallOutcome
 from nodewright_near.genesis import shard_of
 from nodewright_near.primitives import NO_HASH, NO_KEY
+from nodewright_near.receipts import Receipt
 from nodewright_near.runtime import Need
 from nodewright_near.shardstore import ShardStore, Version, View
 from nodewright_near.state import Absent, State, decode_access_key
@@ -162,14 +165,28 @@ class Queries:
             except Absent as absent:
                 await view.load(Need(absent.keys, absent.prefixes), state)
 
+    async def _record(self, which: Which, table: str, key: bytes) -> bytes | None:
+        """Of a committed chunk, or, unless the view is final, of one that has run above it."""
+        (raw,) = await self._engine.store.get_many(table, [key])
+        if raw is not None or which.kind == "final":
+            return raw
+        for shard in self._engine.shards.values():
+            for version in shard.versions.values():
+                if shard.applied is not None and version.ref.height > shard.applied.height:
+                    raw = version.rows.tables.get(table, {}).get(key, raw)
+        return raw
+
     async def _outcome(self, which: Which, id: bytes) -> records.StoredOutcome | None:
-        return await records.stored_outcome(self._engine.store, id)
+        raw = await self._record(which, records.OUTCOMES, id)
+        return None if raw is None else decode(records.StoredOutcome, raw)
 
     async def _outcome_path(self, which: Which, stored: records.StoredOutcome) -> Any:
-        return await records.outcome_path(self._engine.store, stored)
+        leaves = await self._record(which, records.LEAVES, records.leaves_key(stored.block, stored.shard))
+        return None if leaves is None else records.path_of(leaves, stored.index)
 
     async def _receipt(self, which: Which, id: bytes) -> Any:
-        return await records.stored_receipt(self._engine.store, id)
+        raw = await self._record(which, records.RECEIPTS, id)
+        return None if raw is None else decode(Receipt, raw)
 
     async def _extra(self, which: Which, shard: int) -> Any:
         kept = self._engine.shards.get(shard)

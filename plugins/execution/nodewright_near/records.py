@@ -14,8 +14,8 @@ from typing import Annotated, Final
 from attrs import frozen
 
 from nodewright.interfaces.common import BlockRef
-from nodewright.interfaces.storage import KeyValueStore, WriteBatch
-from nodewright_near.borsh import U32, U64, Option, String, Vector, decode, encode, struct
+from nodewright.interfaces.storage import WriteBatch
+from nodewright_near.borsh import U32, U64, Option, String, Vector, encode, struct
 from nodewright_near.merkle import MerklePath, merklize
 from nodewright_near.outcomes import Outcome, PartialOutcome
 from nodewright_near.primitives import Hash
@@ -76,20 +76,7 @@ def rows(
     return batch
 
 
-async def stored_outcome(store: KeyValueStore, id: bytes) -> StoredOutcome | None:
-    (raw,) = await store.get_many(OUTCOMES, [id])
-    return None if raw is None else decode(StoredOutcome, raw)
-
-
-async def stored_receipt(store: KeyValueStore, id: bytes) -> Receipt | None:
-    (raw,) = await store.get_many(RECEIPTS, [id])
-    return None if raw is None else decode(Receipt, raw)
-
-
-async def outcome_path(store: KeyValueStore, stored: StoredOutcome) -> tuple[bytes, MerklePath] | None:
-    """The outcome root of the chunk, and the path that leads to it from this outcome's leaf."""
-    (raw,) = await store.get_many(LEAVES, [leaves_key(stored.block, stored.shard)])
-    if raw is None:
-        return None
-    root, paths = merklize([raw[at : at + 32] for at in range(0, len(raw), 32)])
-    return root, paths[stored.index]
+def path_of(leaves: bytes, index: int) -> tuple[bytes, MerklePath]:
+    """From the row of leaves: the outcome root of the chunk, and the path that leads to it from that outcome's leaf."""
+    root, paths = merklize([leaves[at : at + 32] for at in range(0, len(leaves), 32)])
+    return root, paths[index]

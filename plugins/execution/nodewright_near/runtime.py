@@ -17,7 +17,7 @@ from attrs import define, field, frozen
 from nodewright.interfaces.verifier import Verifier
 from nodewright_near.accounts import access_key_key, account_key, delayed_key
 from nodewright_near.checks import charge, check_form
-from nodewright_near.congestion import Backlog, ShardCongestion, limits_to, receipt_gas
+from nodewright_near.congestion import NO_LIMIT, Backlog, ShardCongestion, limits_to, receipt_gas
 from nodewright_near.contracts.calls import Machine
 from nodewright_near.errors import ErrorValue, Refusal
 from nodewright_near.fees import Cost, CostOverflow, transaction_cost
@@ -156,8 +156,11 @@ class _Chunk:
                 self.state.commit()
 
     def _may_leave(self, shard: int, receipt: Receipt) -> bool:
-        gas = receipt_gas(self.parameters, receipt)
         limit = self.limits[shard]
+        if limit == NO_LIMIT:
+            self.result.outgoing.setdefault(shard, []).append(receipt)
+            return True
+        gas = receipt_gas(self.parameters, receipt)
         # One larger than what a full shard ever lets in must still get out: it takes all of that limit.
         if limit < min(gas, self.parameters.congestion.allowed_shard_outgoing_gas):
             return False

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from nodewright_near.accounts import AccessKey, Account, access_key_key, account_key
+from nodewright_near.accounts import FULL_ACCESS, AccessKey, Account, access_key_key, account_key
 from nodewright_near.borsh import decode, encode
 
 
@@ -94,12 +94,18 @@ class State:
         return None if raw is None else decode_access_key(raw)
 
     def set_access_key(self, name: str, key: bytes, access_key: AccessKey) -> None:
-        self._pending[access_key_key(name, key)] = encode(access_key)
+        self._pending[access_key_key(name, key)] = encode_access_key(access_key)
 
     def final_changes(self) -> dict[bytes, bytes | None]:
         """What is different from before the chunk; a key whose value came back is not among them."""
         unknown = object()
         return {key: value for key, value in self.changes.items() if self.loaded.get(key, unknown) != value}
+
+
+def encode_access_key(access_key: AccessKey) -> bytes:
+    if access_key.permission is FULL_ACCESS:
+        return access_key.nonce.to_bytes(8, "little") + b"\x01"
+    return encode(access_key)
 
 
 def decode_access_key(raw: bytes) -> AccessKey:
