@@ -40,6 +40,11 @@ class Server:
             secret=config.password_secret,
         )
 
+    @property
+    def loop(self) -> Any:
+        """asyncio's, of every call."""
+        return self._bridge.loop
+
     async def connect(self) -> Any:
         import asyncpg
 

@@ -7,7 +7,6 @@ that was spent has a row already, and the whole transaction is refused.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -94,28 +93,28 @@ def pieces(rows: Rows) -> Iterator[tuple[list[bytes], list[bytes]]]:
         yield keys, values
 
 
-async def copy_rows(connection: Any, schema: str, table: str, rows: Rows) -> None:
-    """asyncio. Binary COPY; raises asyncpg's UniqueViolationError where a key is there. A connection that is lost while
-    asyncpg waits for room to send would leave it waiting: it is watched beside."""
-    lost = asyncio.get_running_loop().create_future()
+async def copy_rows(loop: Any, connection: Any, schema: str, table: str, rows: Rows) -> None:
+    """asyncio, on ``loop``. Binary COPY; raises asyncpg's UniqueViolationError where a key is there. A connection that is
+    lost while asyncpg waits for room to send would leave it waiting: it is watched beside."""
+    ended = loop.create_future()
 
-    def told(_: Any) -> None:
-        if not lost.done():
-            lost.set_result(None)
+    def end(_: Any) -> None:
+        if not ended.done():
+            ended.set_result(None)
 
-    copy = connection.copy_records_to_table(table, schema_name=schema, columns=("key", "value"), records=in_key_order(rows))
-    copying = asyncio.ensure_future(copy)
-    connection.add_termination_listener(told)
+    copying = loop.create_task(
+        connection.copy_records_to_table(table, schema_name=schema, columns=("key", "value"), records=in_key_order(rows))
+    )
+    copying.add_done_callback(end)
+    connection.add_termination_listener(end)
     try:
-        await asyncio.wait({copying, lost}, return_when=asyncio.FIRST_COMPLETED)
+        await ended
         if not copying.done():
             raise ConnectionResetError("the connection was lost in a COPY")
         await copying
     finally:
-        connection.remove_termination_listener(told)
-        if not copying.done():
-            copying.cancel()
-            await asyncio.wait({copying})
+        connection.remove_termination_listener(end)
+        copying.cancel()
 
 
 async def write_rows(connection: Any, table: str, rows: Rows, promised: bool) -> bool:

@@ -208,7 +208,7 @@ class Writer:
                 if not await write_rows(connection, self.table(name), rows, name in promised):
                     raise self._broken_promise()
             for name in copied:
-                await copy_rows(connection, self.server.place.schema, TABLE_PREFIX + name, tables[name])
+                await copy_rows(self.server.loop, connection, self.server.place.schema, TABLE_PREFIX + name, tables[name])
             if not number % _TIDY_EVERY:
                 await connection.execute(f"DELETE FROM {self.schema}._commit WHERE sequence < $1", number)
         except Exception as error:
