@@ -1,48 +1,50 @@
-"""One client's connection: reads requests whole, calls the ASGI application, writes the answers. One task, no others.
+"""One client's connection: Hypercorn speaks HTTP/1.1 and ASGI on it, this module moves its bytes under deadlines.
+
+Hypercorn's ``H11Protocol`` is driven as its own ``TCPServer`` drives it: it is handed what arrives, spawns a task for each
+request and says what to send, when a head has been read, when a request is over and when to close. ``TCPServer`` itself
+cannot be used: it leaves HTTP/1.1 for HTTP/2 when a client asks, its writes cannot be ended from outside, and a connection
+that its client closed stays open until ``keep_alive_timeout``.
 
 Invariants
-- The application is called, and a slot taken, only once head and body have arrived; the slot is free again when it returns,
-  however slowly the client then reads the answer.
-- Every wait for the client has a deadline: ``head_timeout`` from a request's first byte to its blank line, ``body_timeout``
-  for its body, a least rate of bytes and STALL_SECONDS for both ways, ``keep_alive`` between requests. The application
-  has none.
-- Bytes held beyond SMALL_BYTES, of bodies and of answers not yet read, are in the server's budget and given back before
-  the next request is read.
-- A request that cannot be understood is answered once and ends the connection.
+- Every wait for the client has a deadline: ``head_timeout`` from a request's first byte until its head is there,
+  ``body_timeout`` for its body, a least rate of bytes and STALL_SECONDS for both ways, ``keep_alive`` between requests.
+  The application has none.
+- Bytes held beyond SMALL_BYTES, of a body and of an answer not yet read, are in the server's budget until the request is
+  over.
+- Bytes are written by one task at a time: Hypercorn takes no request before the one under way has been answered.
+- Once the connection is ended from here (a deadline, room for others, a fault), nothing more of Hypercorn's is written.
 """
 
 from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Awaitable, Callable, MutableMapping
+import sys
+from collections.abc import Callable
 from enum import IntEnum
-from http import HTTPStatus
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
+from hypercorn.config import Config
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.trio.task_group import TaskGroup
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState
 
-from nodewright.services.request import MAX_HEAD_BYTES, BadRequest, ChunkedBody, Head, parse_head
+from nodewright.services.exchange import BUSY, Exchange, Gone, last_word
+from nodewright.services.limits import GRACE_SECONDS, SMALL_BYTES
 
 if TYPE_CHECKING:
     from nodewright.services.http import HttpServer
 
-Scope = MutableMapping[str, Any]
-Event = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Event]]
-Send = Callable[[Event], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-SMALL_BYTES: Final = 64 * 1024
-RECEIVE_BYTES: Final = 256 * 1024
-GRACE_SECONDS: Final = 5.0  # before the least rate counts
+MAX_HEAD_BYTES: Final = 32 * 1024
+HEAD_RECEIVE_BYTES: Final = 16 * 1024
+BODY_RECEIVE_BYTES: Final = 256 * 1024
 STALL_SECONDS: Final = 30.0  # without a byte, however many came before
 LINGER_SECONDS: Final = 2.0
 LINGER_BYTES: Final = 1024 * 1024
-MAX_PIPELINED: Final = 64  # requests taken from the buffer before other connections have their turn
-CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-REASONS: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
-BUSY: Final = "busy: retry later"
 
 
 class Phase(IntEnum):
@@ -54,32 +56,32 @@ class Phase(IntEnum):
     WORKING = 3
 
 
-class Gone(OSError):
-    """The client closed, or the socket broke: what ASGI's ``send`` raises then."""
+class Http1(H11Protocol):
+    """Hypercorn's HTTP/1.1, and nothing that a client could change it into."""
+
+    async def _check_protocol(self, event: Any) -> None:
+        """Neither ``Upgrade: h2c`` nor HTTP/2's preface is followed: many streams at once would escape the bounds of a
+        connection. The first is answered as if it had not been asked, the second is refused like any other version."""
 
 
-def head_bytes(status: int, headers: list[tuple[bytes, bytes]], date: bytes, close: bool) -> bytes:
-    lines = [b"HTTP/1.1 %d %s" % (status, REASONS.get(status, b"Unknown"))]
-    lines += [b"%s: %s" % (name, value) for name, value in headers if b"\r" not in value and b"\n" not in value]
-    lines.append(b"date: " + date)
-    if close:
-        lines.append(b"connection: close")
-    return b"\r\n".join(lines) + b"\r\n\r\n"
-
-
-def plain(status: int, text: str, date: bytes, retry_after: int = 0, close: bool = False) -> bytes:
-    """A whole answer of text."""
-    body = text.encode()
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
-    if retry_after:
-        headers.append((b"retry-after", b"%d" % retry_after))
-    return head_bytes(status, headers, date, close) + body
+def opener(server: HttpServer) -> Callable[[socket.socket, tuple[Any, ...]], Connection]:
+    """What makes a Connection of a socket and its peer's address, over one Hypercorn configuration."""
+    config = Config()
+    config.h11_max_incomplete_size = MAX_HEAD_BYTES
+    config.keep_alive_max_requests = sys.maxsize
+    config.max_app_queue_size = sys.maxsize  # full, it would keep an answer from being given before the body has come
+    config.include_server_header = False
+    config.accesslog = None
+    config.errorlog = None
+    return partial(Connection, server, config, WorkerContext(None))
 
 
 class Connection:
     """``client`` is the peer's address; ``since`` when the present phase began, in the clock of trio."""
 
-    def __init__(self, server: HttpServer, sock: socket.socket, address: tuple[Any, ...]) -> None:
+    def __init__(
+        self, server: HttpServer, config: Config, context: WorkerContext, sock: socket.socket, address: tuple[Any, ...]
+    ) -> None:
         self.server = server
         self.sock = sock
         self.client = str(address[0])
@@ -87,78 +89,128 @@ class Connection:
         self.scope = trio.CancelScope()
         self.phase = Phase.READING
         self.since = trio.current_time()
-        self.deadline = math.inf  # the server ends the connection soon after it
+        self.deadline = self.since + server.settings.head_timeout_seconds  # the server ends the connection soon after it
         self.held = 0
         self.moved = 0  # bytes of the present body or answer that have come or gone
-        self.last = False  # no request after this one
-        self._buffer = bytearray()
+        self.gone = False  # nothing can be written any more
+        self.corked = False  # what is to be written waits for more of it
+        self._hypercorn = (config, context)
+        self._protocol: Http1
+        self._reading = trio.CancelScope()
+        self._kept = b""
+        self._word = b""  # what is said instead of an answer
         self._asked = False  # some bytes of a request have come
+        self._body = False  # its head has been read, its body has not
+        self._over = False  # ended from here
+        self._left = False  # the client will send no more
         self._given_up = False
 
     # --- the life of a connection -------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        word = b""
         try:
             with self.scope:
                 try:
-                    await self._serve()
-                except BadRequest as bad:
-                    word = plain(bad.status, bad.sentence, self.server.date(), close=True)
-                except Gone:
-                    return
-            if self.scope.cancelled_caught:
-                if self._given_up:
-                    self._last_word()
-                elif self._asked and self.phase is Phase.READING:
-                    word = plain(408, "the request did not arrive in time", self.server.date(), close=True)
-            if word:
-                await self._part(word)
+                    async with TaskGroup() as group:
+                        config, context = self._hypercorn
+                        self._protocol = Http1(
+                            self._exchange,
+                            config,
+                            context,
+                            group,
+                            ConnectionState({}),
+                            False,
+                            self.address,
+                            self.server.address,
+                            self._event,
+                        )
+                        await self._read()
+                except* Exception as errors:
+                    if not self._over:
+                        self.server.logger.warning(
+                            "a connection failed", client=self.client, error=repr(errors.exceptions[0])
+                        )
+            await self._part()
         finally:
             self._free()
             self.sock.close()
 
     def give_up(self) -> None:
         """End now; one that is sending a request is told to come back later."""
-        self.last = self._given_up = True
+        self._given_up = True
         self._free()
-        self.scope.cancel()
+        self._end(503, BUSY)
 
     def expire(self) -> None:
         """The deadline has passed."""
-        self.scope.cancel()
+        self._end(408, "the request did not arrive in time")
+
+    def cut(self) -> None:
+        """The application's answer is none."""
+        if self.phase is Phase.WRITING and not self.moved:
+            self._word = last_word(500, "internal error")
+        self._end(0, "")
 
     def finish(self) -> None:
-        """No request after the present one, and none if it has not arrived."""
-        self.last = True
+        """The server stops: end unless a request is with the application or its answer on the way."""
         if self.phase in (Phase.READING, Phase.IDLE):
-            self.scope.cancel()
+            self._asked = False
+            self._end(0, "")
+
+    def _end(self, status: int, sentence: str) -> None:
+        if self._asked and self.phase is Phase.READING:
+            self._word = last_word(status, sentence)
+        self._over = True
+        self.scope.cancel()
+
+    @property
+    def working(self) -> bool:
+        """The application has its request."""
+        return self.phase is Phase.WORKING
+
+    @property
+    def use(self) -> tuple[int, float]:
+        """The smaller, the sooner it makes room for others."""
+        return (self.phase, self.since)
 
     @property
     def rate(self) -> float:
         """Bytes a second of the present body or answer."""
         return self.moved / max(trio.current_time() - self.since, 0.001)
 
-    async def _serve(self) -> None:
-        served = 0
-        self._enter(Phase.READING, self.server.settings.head_timeout_seconds)
-        while True:
-            head = await self._read_head()
-            if head is None:
-                return
-            await self._request(head)
-            if self.last:
-                if self._buffer:
-                    await self._linger()
-                return
-            served += 1
-            if served % MAX_PIPELINED == 0:
-                await trio.lowlevel.checkpoint()
-            self._asked = bool(self._buffer)
-            if self._asked:
-                self._enter(Phase.READING, self.server.settings.head_timeout_seconds)
-            else:
-                self._enter(Phase.IDLE, self.server.settings.keep_alive_seconds)
+    async def _part(self) -> None:
+        """A last word, and some patience with a client that is still sending: closing at once would reset the connection
+        under the answer."""
+        if self.gone or self._left or (self._over and not self._word):
+            return
+        if self._given_up:
+            try:
+                self.sock.send(self._word)
+            except OSError:
+                pass
+            return
+        with trio.CancelScope() as self.scope:
+            try:
+                if self._word:
+                    self._enter(Phase.WRITING, GRACE_SECONDS)
+                    await self._write(self._word)
+                elif not self._body and self.phase is not Phase.READING and not self._unread():
+                    return
+                self._enter(Phase.WRITING, LINGER_SECONDS)
+                self.sock.shutdown(socket.SHUT_WR)
+                left = LINGER_BYTES
+                while left > 0 and (data := await self._receive(HEAD_RECEIVE_BYTES)):
+                    left -= len(data)
+            except OSError:
+                pass
+
+    def _unread(self) -> bool:
+        try:
+            return bool(self.sock.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
+
+    # --- phases -------------------------------------------------------------------------------------------------------
 
     def _enter(self, phase: Phase, seconds: float = math.inf) -> None:
         self.phase = phase
@@ -172,90 +224,31 @@ class Connection:
         allowed = GRACE_SECONDS + self.moved / self.server.settings.least_bytes_per_second
         self.deadline = min(self.since + min(allowed, most), trio.current_time() + STALL_SECONDS)
 
-    # --- requests -----------------------------------------------------------------------------------------------------
+    def work(self) -> None:
+        """The request is whole and goes to the application."""
+        self._body = False
+        self._enter(Phase.WORKING)
 
-    async def _read_head(self) -> Head | None:
-        buffer = self._buffer
-        searched = 0
-        while True:
-            while buffer[:2] == b"\r\n":
-                del buffer[:2]
-            at = buffer.find(b"\r\n\r\n", searched)
-            if 0 <= at <= MAX_HEAD_BYTES:
-                head = parse_head(bytes(buffer[:at]))
-                del buffer[: at + 4]
-                return head
-            if len(buffer) > MAX_HEAD_BYTES:
-                raise BadRequest(431, f"the request's head is larger than {MAX_HEAD_BYTES} bytes")
-            searched = max(0, len(buffer) - 3)
-            data = await self._receive(SMALL_BYTES)
-            if not data:
-                return None
-            if not self._asked:
-                self._asked = True
-                self._enter(Phase.READING, self.server.settings.head_timeout_seconds)
-            buffer += data
+    def answer(self) -> None:
+        """What is sent from now on is the answer."""
+        self._enter(Phase.WRITING, GRACE_SECONDS)
 
-    async def _request(self, head: Head) -> None:
-        server = self.server
-        self.last = self.last or not head.keep_alive
-        wait = server.rate_limit.wait_for(self.client)
-        limit = server.limit_for(head.path)
-        if wait > 0 or (head.length or 0) > limit:
-            if wait > 0:
-                answer = (429, "too many requests: retry later", max(1, math.ceil(wait)))
-            else:
-                answer = (413, f"the request body is larger than the {limit} bytes allowed here", 0)
-            self.last = self.last or head.length != 0
-            await self._write(plain(answer[0], answer[1], server.date(), answer[2], self.last))
-            if self.last:
-                await self._linger()
-            return
-        body = b"" if head.length == 0 else await self._read_body(head, limit)
-        if body is None or not server.enter(head.path):
-            self.last = self.last or body is None
-            await self._write(plain(503, BUSY, server.date(), 1, self.last))
-            if body is None:
-                await self._linger()
-        else:
-            await self._work(head, body)
+    def pause(self) -> None:
+        """A part of the answer has gone; the application is at work on the next."""
+        self._enter(Phase.WORKING)
+
+    def _next(self) -> None:
+        """A request is over."""
         self._free()
+        self._body = False
+        self._asked = bool(self._protocol.connection.trailing_data[0])
+        settings = self.server.settings
+        if self._asked:
+            self._enter(Phase.READING, settings.head_timeout_seconds)
+        else:
+            self._enter(Phase.IDLE, settings.keep_alive_seconds)
 
-    async def _read_body(self, head: Head, limit: int) -> bytes | None:
-        """None where the budget has no room for it."""
-        buffer, most = self._buffer, self.server.settings.body_timeout_seconds
-        self._enter(Phase.READING)
-        self._progress(0, most)
-        if head.expects_continue and not buffer:
-            await self._write_now(CONTINUE)
-        length = head.length
-        if length is not None and len(buffer) >= length:
-            body = bytes(buffer[:length])
-            del buffer[:length]
-            return body if self._hold(len(body)) else None
-        collected = bytearray()
-        chunks = ChunkedBody(limit) if length is None else None
-        while True:
-            if chunks is not None:
-                if chunks.take(buffer, collected):
-                    break
-            elif length is not None:
-                piece = buffer[: length - len(collected)]
-                collected += piece
-                del buffer[: len(piece)]
-                if len(collected) == length:
-                    break
-            if not self._hold(len(collected)):
-                return None
-            left = SMALL_BYTES if length is None else min(RECEIVE_BYTES, length - len(collected))
-            data = await self._receive(left)
-            if not data:
-                raise Gone
-            buffer += data
-            self._progress(len(data), most)
-        return bytes(collected) if self._hold(len(collected)) else None
-
-    def _hold(self, count: int) -> bool:
+    def hold(self, count: int) -> bool:
         """Account for ``count`` bytes held in all; the small part that every connection may have is free."""
         more = max(0, count - SMALL_BYTES) - self.held
         if more <= 0:
@@ -270,23 +263,61 @@ class Connection:
             self.server.budget.give(self.client, self.held)
             self.held = 0
 
-    # --- the application ----------------------------------------------------------------------------------------------
+    # --- Hypercorn ----------------------------------------------------------------------------------------------------
 
-    async def _work(self, head: Head, body: bytes) -> None:
-        """Calls the application in a slot that is ours, and writes what it answers."""
-        exchange = Exchange(self, head, body)
-        server = self.server
-        self._enter(Phase.WORKING)
+    async def _exchange(self, scope: Any, receive: Any, send: Any, sync_spawn: Any, call_soon: Any) -> None:
+        """The application as Hypercorn calls it."""
+        await Exchange(self, scope, receive, send).run()
+
+    async def _event(self, event: Event) -> None:
+        """What Hypercorn's protocol says."""
+        if isinstance(event, RawData):
+            await self._send(event.data)
+        elif isinstance(event, Updated):
+            if event.idle:
+                self._next()
+            else:
+                self._asked = self._body = True
+                self._enter(Phase.READING)
+                self._progress(0, self.server.settings.body_timeout_seconds)
+        elif isinstance(event, Closed):
+            await self._close()
+
+    async def _close(self) -> None:
+        self._reading.cancel()
+        await self._protocol.handle(Closed())
+
+    async def _read(self) -> None:
+        with self._reading:
+            while True:
+                data = await self._receive(BODY_RECEIVE_BYTES if self._body else HEAD_RECEIVE_BYTES)
+                self._left = not data
+                if not self._asked:
+                    self._asked = bool(data)
+                    self._enter(Phase.READING, self.server.settings.head_timeout_seconds)
+                elif self._body:
+                    self._progress(len(data), self.server.settings.body_timeout_seconds)
+                await self._protocol.handle(RawData(data))
+                if not data or self._reading.cancel_called:
+                    break
+        await self._protocol.handle(Closed())
+
+    async def _send(self, data: bytes) -> None:
+        if self._over or self.gone:
+            return
+        if self.corked:
+            self._kept += data
+            return
+        kept, self._kept = self._kept, b""
         try:
-            await server.app(exchange.scope(), exchange.receive, exchange.send)
-        except Exception as error:  # one request's fault must not take the service down
-            if exchange.broken:
-                raise Gone from error
-            server.logger.exception("a request failed", path=head.path[:200], error=type(error).__name__)
-            self.last = True
-        finally:
-            server.leave(head.path)
-        await exchange.finish()
+            if kept and len(data) > SMALL_BYTES:
+                await self._write(kept)
+            else:
+                data = kept + data
+            await self._write(data)
+        except Gone:
+            self.gone = True
+            await self._close()
 
     # --- the socket ---------------------------------------------------------------------------------------------------
 
@@ -298,10 +329,11 @@ class Connection:
             except (BlockingIOError, InterruptedError):
                 await trio.lowlevel.wait_readable(self.sock)
             except OSError:
-                raise Gone from None
+                self.gone = True
+                return b""
 
-    async def _write_now(self, data: bytes | memoryview) -> None:
-        """All of it, under the present deadline."""
+    async def _write(self, data: bytes) -> None:
+        """All of it, under the present deadline. Raises Gone."""
         view = memoryview(data)
         while view:
             try:
@@ -314,144 +346,3 @@ class Connection:
             view = view[count:]
             if self.phase is Phase.WRITING:
                 self._progress(count)
-
-    async def _write(self, data: bytes) -> None:
-        self._enter(Phase.WRITING, GRACE_SECONDS)
-        await self._write_now(data)
-
-    def _last_word(self) -> None:
-        if self._asked and self.phase is Phase.READING:
-            try:
-                self.sock.send(plain(503, BUSY, self.server.date(), 1, close=True))
-            except OSError:
-                pass
-
-    async def _part(self, word: bytes) -> None:
-        """A last word to a client that may still be sending: closing at once would reset the connection under it."""
-        with trio.CancelScope() as self.scope:
-            try:
-                await self._write(word)
-                await self._linger()
-            except Gone:
-                pass
-
-    async def _linger(self) -> None:
-        self._enter(Phase.WRITING, LINGER_SECONDS)
-        try:
-            self.sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            return
-        left = LINGER_BYTES
-        while left > 0 and (data := await self._receive(SMALL_BYTES)):
-            left -= len(data)
-
-
-class Exchange:
-    """One request and its answer, as ASGI sees them. An answer given in one piece is kept until the application has
-    returned; one given in several is written as it comes."""
-
-    def __init__(self, connection: Connection, head: Head, body: bytes) -> None:
-        self._connection = connection
-        self._head = head
-        self._body: bytes | None = body
-        self._status = 0
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._whole: bytes | None = None
-        self._streaming = self._chunked = self._done = False
-        self.broken = False  # the client went away under a streamed answer
-
-    def scope(self) -> Scope:
-        head, server = self._head, self._connection.server
-        return {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.4"},
-            "http_version": f"1.{head.minor}",
-            "method": head.method,
-            "scheme": "http",
-            "path": head.path,
-            "raw_path": head.raw_path,
-            "query_string": head.query,
-            "root_path": "",
-            "headers": head.headers,
-            "client": self._connection.address,
-            "server": server.address,
-        }
-
-    async def receive(self) -> Event:
-        body, self._body = self._body, None
-        if body is not None:
-            return {"type": "http.request", "body": body, "more_body": False}
-        sock = self._connection.sock
-        await trio.lowlevel.wait_readable(sock)
-        try:
-            more = sock.recv(1, socket.MSG_PEEK)
-        except OSError:
-            more = b""
-        if more:  # its next request waits there: whether the client goes away can no longer be seen
-            await trio.sleep_forever()
-        return {"type": "http.disconnect"}
-
-    async def send(self, event: Event) -> None:
-        if event["type"] == "http.response.start":
-            self._status = event["status"]
-            self._headers = [(bytes(name), bytes(value)) for name, value in event.get("headers", ())]
-        elif event["type"] == "http.response.body" and not self._done:
-            body = event.get("body", b"")
-            self._done = not event.get("more_body", False)
-            if self._done and not self._streaming:
-                self._whole = body
-            else:
-                try:
-                    await self._stream(body)
-                except Gone:
-                    self.broken = True
-                    raise
-
-    async def finish(self) -> None:
-        """The application has returned: write what it left, or that it failed."""
-        connection, server = self._connection, self._connection.server
-        if self._streaming:
-            if not self._done:
-                connection.last = True  # cut off: only the end of the connection can say so
-            return
-        if self._whole is None:
-            connection.last = True
-            await connection._write(plain(500, "internal error", server.date(), close=True))
-            return
-        body = self._whole
-        connection.last = connection.last or server.stopping
-        if not connection._hold(connection.held + SMALL_BYTES * (connection.held > 0) + len(body)):
-            await connection._write(plain(503, BUSY, server.date(), 1, connection.last))
-            return
-        if not self._named(b"content-length") and self._status not in (204, 304):
-            self._headers.append((b"content-length", b"%d" % len(body)))
-        head = head_bytes(self._status, self._headers, server.date(), connection.last)
-        if self._head.method == "HEAD" or self._status in (204, 304):
-            body = b""
-        if len(body) <= SMALL_BYTES:
-            await connection._write(head + body)
-        else:
-            await connection._write(head)
-            await connection._write_now(body)
-
-    def _named(self, name: bytes) -> bool:
-        return any(key.lower() == name for key, _ in self._headers)
-
-    async def _stream(self, body: bytes) -> None:
-        connection = self._connection
-        connection._enter(Phase.WRITING, GRACE_SECONDS)
-        if not self._streaming:
-            self._streaming = True
-            if not self._named(b"content-length"):
-                if self._head.minor == 1:
-                    self._chunked = True
-                    self._headers.append((b"transfer-encoding", b"chunked"))
-                else:
-                    connection.last = True
-            head = head_bytes(self._status, self._headers, connection.server.date(), connection.last)
-            await connection._write_now(head)
-        if self._head.method != "HEAD":
-            if self._chunked:
-                body = (b"%x\r\n%s\r\n" % (len(body), body) if body else b"") + (b"0\r\n\r\n" if self._done else b"")
-            await connection._write_now(body)
-        connection._enter(Phase.WORKING)

@@ -1,5 +1,6 @@
-"""Serve one ASGI application over HTTP/1.1 under trio, with bounds. Every HTTP service of the node goes through here.
+"""Serve one ASGI application under trio by Hypercorn, with bounds. Every HTTP service of the node goes through here.
 
+Hypercorn speaks HTTP/1.1 and ASGI (``connection``, ``exchange``); here connections are taken and what they use is guarded.
 The socket is bound before anything is served, so that a taken port is one clear error and port 0 is resolved at once.
 
 Invariants
@@ -19,16 +20,20 @@ import resource
 import socket
 from collections import Counter
 from collections.abc import Mapping
-from email.utils import formatdate
+from typing import TYPE_CHECKING
 
 import attrs
 import trio
+from starlette.types import ASGIApp
 
 from nodewright.errors import AddressInUse, ConfigurationError
 from nodewright.interfaces.environment import Environment
 from nodewright.plugins.specs import setting
-from nodewright.services.connection import BUSY, GRACE_SECONDS, Application, Connection, Phase, plain
-from nodewright.services.limits import Budget, RateLimit
+from nodewright.services.exchange import BUSY, last_word
+from nodewright.services.limits import GRACE_SECONDS, Budget, RateLimit
+
+if TYPE_CHECKING:
+    from nodewright.services.connection import Connection
 
 # What a supervisor asks must be answered however busy the node is.
 ALWAYS_ANSWERED = frozenset({"/health", "/metrics"})
@@ -102,12 +107,12 @@ def bound_url(bound: socket.socket) -> str:
 
 
 class HttpServer:
-    """One bound application, ASGI over HTTP/1.1. ``url`` is valid from construction on; ``body_limits`` gives single paths
+    """One bound application. ``url`` is valid from construction on; ``body_limits`` gives single paths
     limits of their own. There is no lifespan, no websocket, no TLS: put a proxy before a node that faces the world."""
 
     def __init__(
         self,
-        app: Application,
+        app: ASGIApp,
         settings: HttpSettings,
         environment: Environment,
         body_limits: Mapping[str, int] | None = None,
@@ -115,7 +120,6 @@ class HttpServer:
         self.app = app
         self.settings = settings
         self.logger = environment.logger
-        self._environment = environment
         self._socket = bind(settings.listen, environment.slot)
         self.url = bound_url(self._socket)
         self.address = self._socket.getsockname()[:2]
@@ -128,7 +132,6 @@ class HttpServer:
         self._clients: Counter[str] = Counter()
         # Half of what the process may open: the stores and peers need files too.
         self._most = min(settings.max_connections, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
-        self._date = (0, b"")
 
     # --- what a connection asks ---------------------------------------------------------------------------------------
 
@@ -157,7 +160,7 @@ class HttpServer:
                 for other in self._connections
                 if other.held
                 and other is not connection
-                and other.phase is not Phase.WORKING
+                and not other.working
                 and (other.client == connection.client or not full)
                 and trio.current_time() - other.since > GRACE_SECONDS
             ]
@@ -165,12 +168,6 @@ class HttpServer:
                 return False
             self._give_up(min(slow, key=lambda other: other.rate))
         return True
-
-    def date(self) -> bytes:
-        now = int(self._environment.now())
-        if self._date[0] != now:
-            self._date = (now, formatdate(now, usegmt=True).encode())
-        return self._date[1]
 
     # --- connections --------------------------------------------------------------------------------------------------
 
@@ -201,6 +198,9 @@ class HttpServer:
                 handlers.cancel_scope.deadline = trio.current_time() + STOP_SECONDS
 
     async def _accept(self, handlers: trio.Nursery) -> None:
+        from nodewright.services.connection import opener  # only what serves loads Hypercorn
+
+        connect = opener(self)
         while True:
             try:
                 sock, address = self._socket.accept()
@@ -220,7 +220,7 @@ class HttpServer:
             if full or (self._clients[client] >= self.settings.max_connections_per_client and not self._make_room(client)):
                 self._refuse(sock)
                 continue
-            connection = Connection(self, sock, address)
+            connection = connect(sock, address)
             self._connections[connection] = None
             self._clients[client] += 1
             handlers.start_soon(self._handle, connection)
@@ -256,15 +256,15 @@ class HttpServer:
         one longest in a half-sent request, else the longest idle, else the longest in writing."""
         if client is None and self._clients:
             client = max(self._clients, key=self._clients.__getitem__)
-        waiting = [item for item in self._connections if item.client == client and item.phase is not Phase.WORKING]
+        waiting = [item for item in self._connections if item.client == client and not item.working]
         if not waiting:
             return False
-        self._give_up(min(waiting, key=lambda item: (item.phase, item.since)))
+        self._give_up(min(waiting, key=lambda item: item.use))
         return True
 
     def _refuse(self, sock: socket.socket) -> None:
         with sock:
             try:
-                sock.send(plain(503, BUSY, self.date(), 1, close=True))
+                sock.send(last_word(503, BUSY))
             except OSError:
                 pass

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Final
 
-MAX_CLIENTS = 4096
+MAX_CLIENTS: Final = 4096
+SMALL_BYTES: Final = 64 * 1024  # of each connection, free of the budget
+GRACE_SECONDS: Final = 5.0  # before the least rate counts
 
 
 class RateLimit:

@@ -9,10 +9,10 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from nodewright.interfaces.environment import Environment
 from nodewright.interfaces.service import NodeHandle
-from nodewright.services.connection import Receive, Scope, Send
 from nodewright.services.http import HttpServer
 from nodewright_bsv_api.asset import Asset
 from nodewright_bsv_api.config import BsvApiConfig

@@ -14,13 +14,13 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from nodewright.interfaces.common import Admission, Admitted, Location, Refused
 from nodewright.interfaces.environment import Environment
 from nodewright.interfaces.execution import HEAD
 from nodewright.interfaces.pool import TransactionStatus
 from nodewright.interfaces.service import NodeHandle
-from nodewright.services.connection import Receive, Scope, Send
 from nodewright_bitcoin.split import SplitError, split_transactions
 from nodewright_bsv_api import errors
 from nodewright_bsv_api.bump import bump

@@ -20,6 +20,8 @@ GENEROUS_SECONDS = 60
 HALF_BODY = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc"
 HALF_HEAD = b"GET /hea"
 WHOLE = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nwhat"
+CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+SWITCHING = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: %s\r\n"
 
 ServerOf = Callable[..., HttpServer]
 
@@ -45,9 +47,22 @@ async def _fault(request: Request) -> Response:
     raise RuntimeError("a fault")
 
 
+async def _forbidden(request: Request) -> Response:
+    return PlainTextResponse("split", headers={"x": "a\r\nb: c"})
+
+
+async def _cut(request: Request) -> Response:
+    async def pieces() -> Any:
+        yield b"piece\n"
+        raise RuntimeError("a fault")
+
+    return StreamingResponse(pieces())
+
+
 def _app(*extra: Route) -> Starlette:
     routes = [Route("/", _echo, methods=["POST", "GET"]), Route("/health", _echo), Route("/large", _large)]
-    return Starlette(routes=[*routes, Route("/pieces", _pieces), Route("/fault", _fault), *extra])
+    faults = [Route("/fault", _fault), Route("/forbidden", _forbidden), Route("/cut", _cut)]
+    return Starlette(routes=[*routes, *faults, Route("/pieces", _pieces), *extra])
 
 
 @asynccontextmanager
@@ -235,7 +250,20 @@ async def test_a_body_without_an_end_stops_at_its_limit(server_of: ServerOf) -> 
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
         (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n", 413),
         (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", 400),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+        (CHUNKED + b"nonsense\r\n", 400),
+        (CHUNKED + b"5" * 40_000, 431),
+        (CHUNKED + b"0\r\n" + b"a: b\r\n" * 20_000, 431),
+        (CHUNKED + b"1\r\nx\r\n" * 20_000, 400),
+        (SWITCHING % b"websocket" + b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: eA==\r\n\r\n", 403),
+        (SWITCHING % b"websocket" + b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: eA==\r\n\r\n\x81\x7f\xff", 403),
+        (SWITCHING % b"websocket" + b"\r\n", 400),
+        (SWITCHING % b"h2c" + b"HTTP2-Settings: AAMAAABk\r\n\r\n", 200),
         (b"GET /fault HTTP/1.1\r\nHost: x\r\n\r\n", 500),
+        (b"GET /forbidden HTTP/1.1\r\nHost: x\r\n\r\n", 500),
         (b"GET /%ff%fe HTTP/1.1\r\nHost: x\r\n\r\n", 404),
     ],
 )
@@ -255,11 +283,11 @@ async def test_pipelined_requests_are_answered_in_order(server_of: ServerOf) -> 
                 b"".join(WHOLE.replace(b"Length: 4", b"Length: %d" % n) + bytes(n - 4) for n in range(4, 304))
             )
             data = b""
-            while data.count(b"HTTP/1.1 200 OK") < 300 or not data.endswith(b"303"):
+            while data.count(b"HTTP/1.1 200 ") < 300 or not data.endswith(b"303"):
                 more = await stream.receive_some(65536)
                 assert more
                 data += more
-            lengths = [part.partition(b"\r\n\r\n")[2] for part in data.split(b"HTTP/1.1 200 OK")[1:]]
+            lengths = [part.partition(b"\r\n\r\n")[2] for part in data.split(b"HTTP/1.1 200 ")[1:]]
             assert lengths == [b"%d" % n for n in range(4, 304)]
 
 
@@ -278,13 +306,15 @@ async def test_streamed_answers_heads_only_and_continue(server_of: ServerOf) -> 
             assert answer.endswith(b"8\r\npiece 0\n\r\n8\r\npiece 1\n\r\n8\r\npiece 2\n\r\n0\r\n\r\n")
             answer = await whole(b"GET /pieces HTTP/1.0\r\n\r\n")
             assert answer.endswith(b"\r\n\r\npiece 0\npiece 1\npiece 2\n")
+            answer = await whole(b"GET /cut HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert answer.endswith(b"\r\n\r\n6\r\npiece\n\r\n"), "it says nowhere that it is whole"
             answer = await whole(b"HEAD / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             assert answer.endswith(b"\r\n\r\n")
             assert b"content-length: 1\r\n" in answer
             expecting = WHOLE.replace(b"\r\n\r\nwhat", b"\r\nExpect: 100-continue\r\n\r\n")
             async with await _connect(server) as stream:
                 await stream.send_all(expecting)
-                assert await stream.receive_some(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+                assert (await stream.receive_some(1000)).startswith(b"HTTP/1.1 100 ")
                 await stream.send_all(b"what")
                 assert await _answer(stream) == (200, b"4")
 
@@ -302,3 +332,30 @@ async def test_a_client_that_leaves_is_seen_by_an_application_that_waits_for_it(
             async with await _connect(server) as stream:
                 await stream.send_all(WHOLE)
             await gone.wait()
+
+
+async def test_a_client_that_leaves_an_idle_connection_is_forgotten(server_of: ServerOf) -> None:
+    with trio.fail_after(GENEROUS_SECONDS):
+        async with _serving(server_of(_app())) as server:
+            async with await _connect(server) as stream:
+                await stream.send_all(WHOLE)
+                assert await _answer(stream) == (200, b"4")
+                assert len(server._connections) == 1
+            while server._connections:
+                await trio.lowlevel.checkpoint()
+
+
+async def test_a_client_that_only_shuts_its_side_is_answered(server_of: ServerOf) -> None:
+    with trio.fail_after(GENEROUS_SECONDS):
+        async with _serving(server_of(_app())) as server, await _connect(server) as stream:
+            await stream.send_all(WHOLE)
+            await stream.send_eof()
+            assert await _answer(stream) == (200, b"4")
+            assert await stream.receive_some(1) == b""
+
+
+async def test_a_refusal_is_read_by_a_client_that_sends_its_whole_body_first(server_of: ServerOf) -> None:
+    with trio.fail_after(GENEROUS_SECONDS):
+        async with _serving(server_of(_app(), max_body_bytes=1024)) as server, await _connect(server) as stream:
+            await stream.send_all(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n" + bytes(1_000_000))
+            assert (await _answer(stream))[0] == 413
