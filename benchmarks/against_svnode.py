@@ -1,17 +1,17 @@
 """The same signed transactions into a real SV Node and into this node, by turns, on one machine in one run.
 
-    python benchmarks/against_svnode.py --bitcoind PATH [--count 40000] [--rounds 3] [--door rpc|wire] [--json out.json]
+    python benchmarks/against_svnode.py --bitcoind PATH [--count 40000] [--rounds 3] [--json out.json]
 
 Both stand on one chain: the SV Node mines it, this node follows it by Bitcoin's wire, and every round starts from copies of
 both folders. A round posts ``count`` one-input two-output transactions with a key each (1,000 in a batch, four connections:
-``sendrawtransactions`` there, ``POST /txs`` here; ``--door wire``: messages ``tx`` to both), then mines until nothing is
-pending, and counts what is in blocks. CPU time is user and system time of the process and its children, from the first post
-until nothing is pending. A warm-up of ``--warm`` transactions comes first on both sides and is not counted. What sends runs
-on the same cores and is not counted either.
+``sendrawtransactions`` there, ``POST /txs`` here), then mines until nothing is pending, and counts what is in blocks. CPU
+time is user and system time of the process and its children, from the first post until nothing is pending. A warm-up of
+``--warm`` transactions comes first on both sides and is not counted. What sends runs on the same cores and is not counted
+either.
 
-SV Node runs as it comes but for room (regtest, Genesis rules from block 1, block size, no wallet) and no log beyond its
-default. What is compared is what each needs for the same outcome: checked, kept through a kill, in a block. This node syncs
-its journal before it answers; SV Node keeps its pool in memory.
+SV Node runs as it comes but for room (regtest, Genesis rules from block 1, block size, no wallet). Compared is what each needs
+until a transaction is checked and in a block. This node syncs its journal before it answers; SV Node keeps its pool in memory:
+nothing is put in for that.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import http.client
 import json
 import queue
 import shutil
-import socket
 import statistics
 import sys
 import tempfile
@@ -39,16 +38,12 @@ from nodewright.kernels.yardstick import verify_us
 from nodewright_bitcoin.network import REGTEST, address_of_pubkey
 from nodewright_bsv_api.bench.wallet import Coin, Key, fan_out, payments, sha256d
 from nodewright_bsv_api.client import BsvClient
-from nodewright_bsv_p2p import framing
-from nodewright_bsv_p2p.framing import MAGIC
-from nodewright_bsv_p2p.messages import Version
 from nodewright_bsv_p2p.testing.svnode import PASSWORD, USER, SvNode
 
 MATURITY = 100
 FAN_OUT = 1000
 COIN_SATOSHIS = 10_000
 TIP_AGE_SECONDS = 10 * 365 * 86400
-NETWORK = MAGIC["regtest"]
 
 PROFILE = """
 profile = "against-svnode"
@@ -57,7 +52,8 @@ extends = "teranode"
 [execution]
 network = "regtest"
 genesis_height = 1
-
+"""
+WIRE = """
 [services.bsv_p2p]
 listen = "127.0.0.1:0"
 connect = [{connect}]
@@ -93,9 +89,10 @@ def svnode(program: Path, data_dir: Path) -> SvNode:
     return SvNode(program, data_dir, whitelist="127.0.0.1", maxtipage=TIP_AGE_SECONDS, txindex=1, rpcthreads=8)
 
 
-def node(scratch: Path, data_dir: Path, connect: Sequence[str] = ()) -> NodeProcess:
+def node(scratch: Path, data_dir: Path, wire: bool, connect: Sequence[str] = ()) -> NodeProcess:
     profile = scratch / f"{data_dir.name}.toml"
-    profile.write_text(PROFILE.format(connect=", ".join(f'"{one}"' for one in connect)))
+    addresses = ", ".join(f'"{one}"' for one in connect)
+    profile.write_text(PROFILE + (WIRE.format(connect=addresses) if wire else ""))
     settings = {"services.bsv_api.listen": "127.0.0.1:0", "transport.listen": "127.0.0.1:0", "consensus.mine": "false"}
     return NodeProcess(str(profile), data_dir, settings)
 
@@ -136,7 +133,7 @@ def prepare(program: Path, scratch: Path, count: int, seed: int) -> list[bytes]:
     with svnode(program, scratch / "svnode") as theirs:
         coins = fund(theirs, count, seed)
         tip = theirs.rpc("getbestblockhash")
-        with node(scratch, scratch / "node", [theirs.address]) as ours, client_of(ours) as client:
+        with node(scratch, scratch / "node", True, [theirs.address]) as ours, client_of(ours) as client:
             deadline = time.monotonic() + 600
             while client.rpc("getbestblockhash") != tip:
                 if time.monotonic() > deadline:
@@ -223,35 +220,6 @@ def to_node(ours: NodeProcess) -> Callable[[], Callable[[bytes], str]]:
     return connect
 
 
-def by_wire(address: str, raws: Sequence[bytes], pending: Callable[[], int]) -> list[str]:
-    """As messages ``tx`` of one peer; until all are in the pool, or their number does not grow for 20 seconds."""
-    host, _, port = address.rpartition(":")
-    with socket.create_connection((host, int(port)), timeout=600) as peer:
-        peer.sendall(framing.encode(NETWORK, "version", Version(time=int(time.time()), nonce=1, agent="/load/").encode()))
-        peer.sendall(framing.encode(NETWORK, "verack"))
-        threading.Thread(target=_swallow, args=(peer,), daemon=True).start()
-        time.sleep(0.5)
-        for batch in batches(raws, 500):
-            peer.sendall(b"".join([framing.encode(NETWORK, "tx", raw) for raw in batch]))
-        most, grew = 0, time.monotonic()
-        while most < len(raws):
-            now = pending()
-            if now > most:
-                most, grew = now, time.monotonic()
-            elif time.monotonic() - grew > 20:
-                return [f"{len(raws) - most} transactions did not reach the pool"]
-            time.sleep(0.1)
-    return []
-
-
-def _swallow(peer: socket.socket) -> None:
-    try:
-        while peer.recv(65536):
-            pass
-    except OSError:
-        pass
-
-
 # --- one round --------------------------------------------------------------------------------------------------------
 
 
@@ -278,7 +246,7 @@ def in_blocks(block_of: Callable[[int], dict[str, Any]], first: int, last: int) 
     return {txid for height in range(first, last + 1) for txid in block_of(height)["tx"]}
 
 
-def round_svnode(program: Path, folder: Path, warm: Sequence[bytes], raws: Sequence[bytes], door: str) -> dict[str, Any]:
+def round_svnode(program: Path, folder: Path, warm: Sequence[bytes], raws: Sequence[bytes]) -> dict[str, Any]:
     address = address_of_pubkey(Key(0, 0).public, REGTEST)
     with svnode(program, folder) as theirs:
 
@@ -289,23 +257,20 @@ def round_svnode(program: Path, folder: Path, warm: Sequence[bytes], raws: Seque
             theirs.mine(1, address)
 
         def accept(some: Sequence[bytes]) -> list[str]:
-            if door == "wire":
-                return by_wire(theirs.address, some, pending)
             return post_all([rpc_body(part) for part in batches(some, 1000)], to_svnode(theirs), 4)
 
         measured(theirs.pid, len(warm), lambda: accept(warm), mine, pending)
         first = int(theirs.rpc("getblockcount")) + 1
         bodies = [rpc_body(part) for part in batches(raws, 1000)]
-        send = (lambda: accept(raws)) if door == "wire" else (lambda: post_all(bodies, to_svnode(theirs), 4))
-        figures = measured(theirs.pid, len(raws), send, mine, pending)
+        figures = measured(theirs.pid, len(raws), lambda: post_all(bodies, to_svnode(theirs), 4), mine, pending)
         last = int(theirs.rpc("getblockcount"))
         found = in_blocks(lambda height: dict(theirs.rpc("getblockbyheight", height, 1)), first, last)
     return figures | {"lost": lost(raws, found)}
 
 
-def round_node(scratch: Path, folder: Path, warm: Sequence[bytes], raws: Sequence[bytes], door: str) -> dict[str, Any]:
+def round_node(scratch: Path, folder: Path, warm: Sequence[bytes], raws: Sequence[bytes]) -> dict[str, Any]:
     address = address_of_pubkey(Key(0, 0).public, REGTEST)
-    with node(scratch, folder) as ours, client_of(ours) as client:
+    with node(scratch, folder, False) as ours, client_of(ours) as client:
 
         def pending() -> int:
             return int(client.rpc("getmininginfo")["pooledtx"])
@@ -314,8 +279,6 @@ def round_node(scratch: Path, folder: Path, warm: Sequence[bytes], raws: Sequenc
             client.rpc("generatetoaddress", 1, address)
 
         def accept(some: Sequence[bytes]) -> list[str]:
-            if door == "wire":
-                return by_wire(ours.service("bsv_p2p").removeprefix("tcp://"), some, pending)
             return post_all([b"".join(part) for part in batches(some, 1000)], to_node(ours), 4)
 
         measured(ours.pid, len(warm), lambda: accept(warm), mine, pending)
@@ -344,9 +307,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
                 folder = scratch / f"{side}-{number}"
                 shutil.copytree(scratch / side, folder)
                 if side == "svnode":
-                    figures = round_svnode(arguments.bitcoind, folder, warm, raws, arguments.door)
+                    figures = round_svnode(arguments.bitcoind, folder, warm, raws)
                 else:
-                    figures = round_node(scratch, folder, warm, raws, arguments.door)
+                    figures = round_node(scratch, folder, warm, raws)
                 shutil.rmtree(folder)
                 rounds[side].append(figures)
                 say(f"round {number + 1} {side}: " + ", ".join(
@@ -381,17 +344,14 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=40_000, help="transactions of a round")
     parser.add_argument("--warm", type=int, default=4_000, help="transactions before each round, not counted")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--door", choices=("rpc", "wire"), default="rpc", help="how the transactions come in")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the figures here as JSON")
     arguments = parser.parse_args()
     figures = run(arguments)
     ordered = {name: figures[name] for name in EXPLAIN}
-    print(table(f"against an SV Node, {arguments.count:,} transactions by {arguments.door}", ordered, EXPLAIN))
+    print(table(f"against an SV Node, {arguments.count:,} transactions", ordered, EXPLAIN))
     if arguments.json is not None:
-        write_json(
-            arguments.json, {**ordered, "count": arguments.count, "rounds": arguments.rounds, "door": arguments.door}
-        )
+        write_json(arguments.json, {**ordered, "count": arguments.count, "rounds": arguments.rounds})
     if figures["lost"]:
         raise SystemExit(f"{figures['lost']} transactions are in no block")
 
