@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import wasmtime
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nodewright.interfaces.execution import HEAD
 from nodewright_near.contracts.wasm import NotWasm, prepare
@@ -177,6 +180,18 @@ async def test_a_promise_calls_another_contract_and_its_callback_sees_the_answer
     assert await w.supply() == before and rest
 
 
+async def test_promises_of_a_receipt_that_fails_after_all_are_not_sent_and_their_gas_comes_back(world: World) -> None:
+    w = await deployed(world, "alice.near", "bob.near")
+    before = await w.supply()
+    signed = w.sign("carol.near", "alice.near", call("ask"), call("nothing"), Transfer(NEAR))
+    await w.settle(signed)
+    _, failed, *refunds = w.fate(signed)
+    assert failed.error["ActionError"]["index"] == 1
+    assert [one.executor_id for one in refunds] == ["carol.near", "carol.near"], "the deposit, and the gas"
+    assert await w.amount("carol.near") == 100 * NEAR - sum(one.tokens_burnt for one in w.fate(signed))
+    assert await w.supply() == before
+
+
 async def test_a_contract_pays_out_of_its_own_balance(world: World) -> None:
     w = await deployed(world, "bob.near")
     before = await w.supply()
@@ -236,3 +251,30 @@ def test_memory_is_imported_with_the_protocols_bounds_and_sections_survive() -> 
     for bad in (b"", b"\0asm", code[:-1], b"\0asm\x01\0\0\0\x02\xff"):
         with pytest.raises(NotWasm):
             prepare(bad, Limits())
+
+
+METHODS = ["set", "get", "forget", "set_and_fail", "caller", "ask", "got", "pay", "spin", "curve", "nothing", "outside"]
+
+
+@given(seed=st.integers(0, 2**32), sharded=st.booleans())
+@settings(max_examples=8)
+async def test_calls_at_random_conserve_the_supply_and_are_proven_by_their_witness(
+    world: World, budget: int, seed: int, sharded: bool
+) -> None:
+    random_ = random.Random(seed)
+    w = await deployed(world, *PEOPLE, boundaries=["bob.near", "carol.near"] if sharded else ())
+    before = await w.supply()
+    for _ in range(4 * budget):
+        w.gas_price = random_.choice([PRICE, 3 * PRICE])
+        batch = []
+        for _ in range(random_.randrange(1, 6)):
+            signer = random_.choice(list(PEOPLE))
+            calls = [
+                call(random_.choice(METHODS), bytes(3), random_.choice([1, 2 * TERA, 60 * TERA]), random_.choice([0, NEAR]))
+                for _ in range(random_.choice([1, 1, 2]))
+            ]
+            batch.append(w.sign(signer, random_.choice(list(PEOPLE)), *calls))
+        await w.block(*batch, witness=True)
+        assert await w.supply() == before
+    await w.settle()
+    assert await w.supply() == before

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import trio
 from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,10 +28,11 @@ from nodewright.interfaces.execution import (
     Outcome,
     View,
 )
+from nodewright_near.accounts import Account, account_key
 from nodewright_near.borsh import decode, encode
 from nodewright_near.chunks import ParcelProof, StateWitness
 from nodewright_near.receipts import RECEIPTS
-from nodewright_near.shardstore import LONG, Cache, row_key, row_value, value_of_row
+from nodewright_near.shardstore import LONG, Cache, Stale, row_key, row_value, value_of_row
 from nodewright_near.transactions import SignedTransaction, Transfer
 
 NEAR = 10**24
@@ -300,3 +302,57 @@ def test_a_cache_keeps_its_budget_and_what_it_has_is_the_last_put(puts: list[tup
         last[key] = value
         assert sum(len(k) + len(v or b"") + 120 for k, v in cache.rows.items()) <= 1000
         assert all(last[k] == v for k, v in cache.rows.items())
+
+
+# --- reads beside commits ---------------------------------------------------------------------------------------------
+
+
+class Slow:
+    """A store whose reads come back only when told to."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self.hold: trio.Event | None = None
+        self.reading = trio.Event()
+
+    async def get_many(self, table: str, keys: Any) -> Any:
+        found = await self._store.get_many(table, keys)
+        if self.hold is not None:
+            self.reading.set()
+            await self.hold.wait()
+        return found
+
+    async def commit(self, batch: Any, durable: bool = True) -> None:
+        await self._store.commit(batch, durable)
+
+
+async def test_a_view_that_a_commit_has_passed_answers_nothing(world: World) -> None:
+    w = await world(PEOPLE).open()
+    view = w.engine.shards[0].view(w.head.id)
+    (request,) = w.requests([w.sign("alice.near", "alice.near", Transfer(1))])
+    await w.engine.execute(request)
+    above = w.engine.shards[0].view(request.block.id)
+    await w.engine.commit(request.block)
+    with pytest.raises(Stale):
+        await view.values([account_key("alice.near")])
+    (row,) = await above.values([account_key("alice.near")])
+    assert Account.decode(row).amount < 100 * NEAR, "a view of the block that was committed goes on"
+
+
+async def test_what_was_read_before_a_commit_is_not_kept_after_it(world: World) -> None:
+    w = await world(PEOPLE).open()
+    shard, key = w.engine.shards[0], account_key("alice.near")
+    slow = shard.store = Slow(shard.store)
+    shard.values.rows.clear()
+    (request,) = w.requests([w.sign("alice.near", "alice.near", Transfer(1))])
+    await w.engine.execute(request)
+    shard.values.rows.clear()
+    slow.hold = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(shard.read_values, [key])
+        await slow.reading.wait()
+        await w.engine.commit(request.block)
+        slow.hold.set()
+    slow.hold = None
+    (row,) = await shard.read_values([key])
+    assert Account.decode(row).amount < 100 * NEAR
