@@ -9,9 +9,9 @@ time is user and system time of the process and its children, from the first pos
 ``--warm`` transactions comes first on both sides and is not counted. What sends runs on the same cores and is not counted
 either.
 
-SV Node runs as it comes but for room (regtest, Genesis rules from block 1, block size, no wallet). Compared is what each needs
-until a transaction is checked and in a block. This node syncs its journal before it answers; SV Node keeps its pool in memory:
-nothing is put in for that.
+SV Node runs as it comes but for room (regtest, Genesis rules from block 1, block size, no wallet). Compared is what each
+needs until a transaction is checked and in a block. This node syncs its journal before it answers, SV Node keeps its pool
+in memory: nothing is put in for that.
 """
 
 from __future__ import annotations
