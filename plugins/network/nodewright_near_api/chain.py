@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from nodewright.interfaces.environment import Environment
+from nodewright_near.chunks import ChunkBody
+from nodewright_near.headers import ChunkHeader
 from nodewright_near.primitives import base58, key_text
 from nodewright_near_api import params as take
 from nodewright_near_api.chainviews import block_view, chunk_view, rfc3339, stakes_view
@@ -52,18 +54,24 @@ class ChainMethods:
         if "chunk_id" in given:
             id = take.hash_of(given["chunk_id"], "chunk_id")
             found = await self._node.consensus.query("chunk", id=id)
-            if found is None:
-                raise handler_error("UNKNOWN_CHUNK", f"Chunk Missing (hash: {base58(id)})", {"chunk_hash": base58(id)})
-            return chunk_view(*found)
-        block = await self._reads.want(take.block_id(take.want(given, "block_id")))
-        shard = take.whole(take.want(given, "shard_id"), "shard_id")
-        if shard >= len(block.block.body.chunks):
-            raise handler_error("INVALID_SHARD_ID", f"Shard id {shard} does not exist", {"shard_id": shard})
-        found = await self._node.consensus.query("chunk", block=block.info.hash, shard=shard)
-        if found is None:
+        else:
+            block = await self._reads.want(take.block_id(take.want(given, "block_id")))
+            shard = take.whole(take.want(given, "shard_id"), "shard_id")
+            if shard >= len(block.block.body.chunks):
+                raise handler_error("INVALID_SHARD_ID", f"Shard id {shard} does not exist", {"shard_id": shard})
             id = block.block.body.chunks[shard].hash()
-            raise handler_error("UNKNOWN_CHUNK", f"Chunk Missing (hash: {base58(id)})", {"chunk_hash": base58(id)})
+            found = await self._node.consensus.query("chunk", block=block.info.hash, shard=shard)
+        if found is None:
+            found = await self._genesis_chunk(id)
         return chunk_view(*found)
+
+    async def _genesis_chunk(self, id: bytes) -> tuple[ChunkHeader, ChunkBody, str]:
+        """It has no body that anybody would keep."""
+        first = await self._reads.genesis()
+        for header in first.block.body.chunks if first is not None else ():
+            if header.hash() == id:
+                return header, ChunkBody((), ()), ""
+        raise handler_error("UNKNOWN_CHUNK", f"Chunk Missing (hash: {base58(id)})", {"chunk_hash": base58(id)})
 
     async def gas_price(self, params: Params) -> dict[str, Any]:
         given = params.take(("block_id",))
@@ -111,7 +119,7 @@ class ChainMethods:
 
     async def status(self) -> dict[str, Any]:
         network, head, validators = await self._reads.network(), await self._reads.head(), await self._validators()
-        first = await self._reads.block(height=network["genesis_height"])
+        first = await self._reads.genesis()
         status = self._node.consensus.status()
         key = key_text(NO_PEER)
         return {
@@ -179,8 +187,7 @@ class ChainMethods:
 
     async def protocol_config(self, params: Params) -> dict[str, Any]:
         await self._reads.want(take.block_reference(params.take(("block_id",)), OPTIMISTIC))
-        network = await self._reads.network()
-        first = await self._reads.block(height=network["genesis_height"])
+        network, first = await self._reads.network(), await self._reads.genesis()
         if first is None:
             raise unknown_block("DB Not Found Error: the genesis block")
         return protocol_config(self._reads.parameters, network, first.block)

@@ -11,7 +11,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
-from nodewright.interfaces.execution import View
+from nodewright.interfaces.execution import HEAD, View
 from nodewright_near.accounts import Account
 from nodewright_near.contracts.calls import CallOutcome
 from nodewright_near.errors import ErrorValue
@@ -19,7 +19,7 @@ from nodewright_near.primitives import NO_HASH, base58, key_text
 from nodewright_near_api import params as take
 from nodewright_near_api.errors import RpcError, handler_error, parse_error
 from nodewright_near_api.params import OPTIMISTIC, Params
-from nodewright_near_api.reads import ChainReads, Found
+from nodewright_near_api.reads import ChainReads, Found, NotYet
 from nodewright_near_api.views import access_key_view, account_view, encoded
 
 MAX_PATH_DATA: Final = 10 * 1024
@@ -108,15 +108,16 @@ class QueryMethods:
         reference = OPTIMISTIC if path else take.block_reference(found)
         kind = take.text(found, "request_type")
         account = take.account(take.want(found, "account_id"))
-        return await self._reads.at(reference, account, self._reader(kind, account, found))
+        read = self._reader(kind, account, found, reference.finality == "final")
+        return await self._reads.at(reference, account, read)
 
-    def _reader(self, kind: str, account: str, found: Mapping[str, Any]) -> Read:
+    def _reader(self, kind: str, account: str, found: Mapping[str, Any], final: bool) -> Read:
         match kind:
             case "view_account":
                 return lambda view, at: self._account(view, at, account)
             case "view_access_key":
                 key = take.public_key(take.want(found, "public_key"))
-                return lambda view, at: self._access_key(view, at, account, key)
+                return lambda view, at: self._access_key(view, at, account, key, final)
             case "view_access_key_list":
                 return lambda view, at: self._access_key_list(view, at, account)
             case "view_code":
@@ -139,13 +140,20 @@ class QueryMethods:
     async def _account(self, view: View, at: Found, account: str) -> Answer:
         return {**account_view(await self._account_of(view, at, account)), **at.place()}
 
-    async def _access_key(self, view: View, at: Found, account: str, key: bytes) -> Answer:
+    async def _access_key(self, view: View, at: Found, account: str, key: bytes, final: bool) -> Answer:
+        """Who has made or deleted a key and asks for the final state at once is answered when that has it too."""
         found = await self._execution.query(view, "access_key", account_id=account, public_key=key)
         if found is not None:
-            return {**access_key_view(found), **at.place()}
-        if await self._execution.query(view, "account", account_id=account) is None:
-            return soft_error(f"account {account} does not exist while viewing", at)
-        return soft_error(f"access key {key_text(key)} does not exist while viewing", at)
+            answer = {**access_key_view(found), **at.place()}
+        elif await self._execution.query(view, "account", account_id=account) is None:
+            answer = soft_error(f"account {account} does not exist while viewing", at)
+        else:
+            answer = soft_error(f"access key {key_text(key)} does not exist while viewing", at)
+        if final:
+            head = await self._execution.query(HEAD, "access_key", account_id=account, public_key=key)
+            if (head is None) != (found is None):
+                raise NotYet(answer)
+        return answer
 
     async def _access_key_list(self, view: View, at: Found, account: str) -> Answer:
         found = await self._execution.query(view, "access_keys", account_id=account)

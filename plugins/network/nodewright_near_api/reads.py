@@ -23,6 +23,16 @@ from nodewright_nightshade.blocks import Block, Info
 T = TypeVar("T")
 # A block is the head a moment before its chunks have run everywhere on this node.
 EXECUTION_SECONDS: Final = 2.0
+# What the head shows is final a few blocks later.
+FINALITY_SECONDS: Final = 5.0
+
+
+class NotYet(Exception):
+    """The final state lacks what the head's has. ``answer`` holds if that does not change in time."""
+
+    def __init__(self, answer: Any) -> None:
+        super().__init__("not final yet")
+        self.answer = answer
 
 
 @frozen
@@ -59,8 +69,7 @@ class ChainReads:
         if reference.height is not None:
             return await self.block(height=reference.height)
         if reference.checkpoint is not None:
-            network = await self.network()
-            return await self.block(height=network["genesis_height"])
+            return await self.genesis()
         if reference.finality == "near-final":
             head = await self.block(finality="optimistic")
             return None if head is None else await self.block(id=head.info.last_ds_final)
@@ -71,6 +80,9 @@ class ChainReads:
         if found is None:
             raise unknown_block(reference.missing())
         return found
+
+    async def genesis(self) -> Found | None:
+        return await self.block(height=(await self.network())["genesis_height"])
 
     async def head(self) -> Found:
         found = await self.block(finality="optimistic")
@@ -94,12 +106,12 @@ class ChainReads:
 
     async def at(self, reference: BlockReference, account: str, read: Callable[[View, Found], Awaitable[T]]) -> T:
         """``read`` the state of the account's shard after the block. The head may still be running, and a final block may
-        pass out of what is held while it is read: both are tried again."""
+        pass out of what is held while it is read: both are tried again, and so is what raises ``NotYet``."""
         shard = await self.shard(account)
         if shard not in await self.node.execution.query(HEAD, "kept"):
             info = {"requested_shard_id": shard}
             raise handler_error("UNAVAILABLE_SHARD", f"The node does not track the shard ID {shard}", info)
-        deadline = trio.current_time() + EXECUTION_SECONDS
+        start = trio.current_time()
         while True:
             found = await self.find(reference)
             if found is None:
@@ -110,8 +122,12 @@ class ChainReads:
             except Pruned:
                 applied = await self.node.execution.applied(shard)
                 gone = applied is not None and ran.height < applied.height and reference.finality is None
-                if gone or trio.current_time() > deadline:
+                if gone or trio.current_time() > start + EXECUTION_SECONDS:
                     raise collected(found) from None
+            except NotYet as error:
+                if trio.current_time() > start + FINALITY_SECONDS:
+                    answer: T = error.answer
+                    return answer
             await self.pulse.wait(0.05)
 
 

@@ -105,7 +105,9 @@ class TransactionMethods:
         return await self._send(signed, level)
 
     async def _send_quietly(self, signed: SignedTransaction) -> None:
-        """Only that there is no room is told: nobody else would."""
+        """Only that there is no room is told: nobody else would. One that is too old would hold its nonce for nothing."""
+        if await self._expired(signed):
+            return
         (answer,) = await self._node.pool.submit([signed.raw], "rpc")
         if isinstance(answer, Refused) and answer.kind == "busy" and "error" not in answer.data:
             raise refusal(answer)
