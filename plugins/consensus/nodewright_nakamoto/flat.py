@@ -33,6 +33,7 @@ from nodewright_nakamoto.subtree import PLACEHOLDER
 
 MAX_OFFERED = 50_000
 """Headers judged at a time."""
+YIELD_EVERY = 500
 
 
 @define(eq=False)
@@ -106,7 +107,7 @@ class FlatBlocks:
 
     # --- headers ---
 
-    def judge_headers(self, raws: Sequence[bytes]) -> dict[str, Any]:
+    async def judge_headers(self, raws: Sequence[bytes]) -> dict[str, Any]:
         """What a run of headers, lowest first, each on the one before, is worth:
 
         ``known`` whether the first one's parent is in the tree (if not, nothing else is there); ``height`` and ``work`` of
@@ -125,7 +126,9 @@ class FlatBlocks:
         missing: list[bytes] = []
         offered = Offered(self._chain, base)
         bad, broken, early = base.reason if base.bad else "", False, False
-        for header in headers:
+        for at, header in enumerate(headers):
+            if at % YIELD_EVERY == YIELD_EVERY - 1:
+                await trio.lowlevel.checkpoint()
             if header.previous != (offered.views[-1].header.id if offered.views else offered.base.id):
                 bad, broken = f"header {display(header.id)} is not on the one before it", True
                 break

@@ -207,7 +207,7 @@ class Queries:
         return locate_headers(self._chain, locator[:MAX_LOCATOR], stop, max(0, min(count, MAX_HEADERS)))
 
     async def _query_judge_headers(self, headers: Sequence[bytes]) -> dict[str, Any]:
-        return self._flat.judge_headers(headers)
+        return await self._flat.judge_headers(headers)
 
     async def _query_flat_block(self, id: bytes, max_bytes: int = 1 << 32) -> bytes | None:
         return await self._flat.flat_block(id, max_bytes)

@@ -1,8 +1,9 @@
 """One byte stream to another node: whole messages in, a bounded outbox out.
 
 Invariants:
-- at most one message of a peer is in memory here while it arrives, and none is begun whose length is over its limit; one
-  that has begun comes at a pace of STALL_BYTES in ``stall_seconds`` at least, or the peer is at fault;
+- at most one message of a peer is in memory here while it arrives, and none is begun whose length is over its limit; what
+  is passed over is never in memory whole; one that has begun comes at a pace of STALL_BYTES in ``stall_seconds`` at
+  least, or the peer is at fault;
 - what waits to be sent is at most OUTBOX_BYTES and one large message (a block); whoever replies never waits for the
   other side, so two nodes cannot wait for each other;
 - messages go out in the order in which they were pushed.
@@ -30,7 +31,6 @@ from nodewright_bsv_p2p.framing import (
 
 OUTBOX_BYTES = 16 * 1024 * 1024
 LITTLE_BYTES = 1024 * 1024
-MAX_SKIPPED_BYTES = 4 * 1024 * 1024
 STALL_BYTES = 64 * 1024
 STALL_POINTS = 34
 PIECE_BYTES = 256 * 1024
@@ -41,13 +41,13 @@ class Gone(Exception):
 
 
 class Connection:
-    """``limit`` gives the longest payload of a command that is taken now, None where the command is passed over."""
+    """``limit`` gives the longest payload of a command that may come now, and whether it is kept or passed over."""
 
     def __init__(
         self,
         stream: trio.abc.Stream,
         magic: bytes,
-        limit: Callable[[str], int | None],
+        limit: Callable[[str], tuple[int, bool]],
         send_seconds: float,
         stall_seconds: float,
     ) -> None:
@@ -70,12 +70,12 @@ class Connection:
             head = decode_head(await self._exactly(HEAD_BYTES), self._magic)
             if head is None:
                 head = decode_extension(await self._exactly(EXTENSION_BYTES))
-            limit = self._limit(head.command)
-            if head.length > (MAX_SKIPPED_BYTES if limit is None else limit):
-                raise WireError(f"{head.command} of {head.length} bytes is over the limit of {limit or 0}")
-            payload = await self._payload(head)
-            check(head, payload)
-            if limit is not None:
+            limit, kept = self._limit(head.command)
+            if head.length > limit:
+                raise WireError(f"{head.command} of {head.length} bytes is over the limit of {limit}")
+            payload = await self._payload(head, kept)
+            if kept:
+                check(head, payload)
                 return head.command, payload
 
     async def _exactly(self, count: int) -> bytes:
@@ -84,13 +84,16 @@ class Connection:
             got += await self._some(count - len(got))
         return bytes(got)
 
-    async def _payload(self, head: Head) -> bytes:
-        got = bytearray()
-        while len(got) < head.length:
-            before = len(got)
+    async def _payload(self, head: Head, kept: bool) -> bytes:
+        got, count = bytearray(), 0
+        while count < head.length:
+            before = count
             with trio.move_on_after(self._stall_seconds):
-                while len(got) < head.length and len(got) - before < STALL_BYTES:
-                    got += await self._some(head.length - len(got))
+                while count < head.length and count - before < STALL_BYTES:
+                    piece = await self._some(head.length - count)
+                    count += len(piece)
+                    if kept:
+                        got += piece
                 continue
             raise WireError(f"{head.command} of {head.length} bytes does not come on", STALL_POINTS)
         return bytes(got)

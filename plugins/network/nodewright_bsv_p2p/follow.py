@@ -74,9 +74,13 @@ class Follower:
                 self.known_tip = id
 
     @property
-    def may_send_blocks(self) -> bool:
-        """Whether a block may come: it was asked for, perhaps in vain."""
-        return bool(self._expected or self._given_up)
+    def waits_for_blocks(self) -> bool:
+        return bool(self._expected)
+
+    @property
+    def is_late(self) -> bool:
+        """It was asked for blocks that nobody waits for any more: if they come still, they are passed over."""
+        return not self._expected and bool(self._given_up)
 
     async def on_block(self, raw: bytes) -> None:
         """Waits until the block before it is taken."""

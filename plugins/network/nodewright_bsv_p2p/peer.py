@@ -27,6 +27,7 @@ MIB = 1024 * 1024
 EARLY = frozenset({"version", "verack"})
 MAX_TOLD_PENDING = 20_000
 HEADERS_TOLD = 8
+MAX_PASSED_OVER_BYTES = 4 * MIB
 
 
 class Peer:
@@ -54,13 +55,16 @@ class Peer:
     def bytes_in(self) -> int:
         return self._connection.bytes_in
 
-    def _limit(self, command: str) -> int | None:
+    def _limit(self, command: str) -> tuple[int, bool]:
+        config, follower = self._shared.config, self.follower
         if command == "tx":
-            return self._shared.config.max_tx_mib * MIB
+            return config.max_tx_mib * MIB, config.relay
         if command == "block":
-            # What was not asked for is not worth the memory of a block.
-            return self._shared.config.max_block_mib * MIB if self.follower.may_send_blocks else MIB
-        return messages.LIMITS.get(command)
+            # One that comes too late is not worth the memory, one that nobody asked for not even the wait.
+            late = follower.is_late
+            return config.max_block_mib * MIB if late or follower.waits_for_blocks else MIB, not late
+        limit = messages.LIMITS.get(command)
+        return (MAX_PASSED_OVER_BYTES, False) if limit is None else (limit, True)
 
     def send(self, command: str, payload: bytes = b"") -> None:
         """Never waits. A peer that does not read is let go."""
@@ -179,8 +183,7 @@ class Peer:
         elif command == "block":
             await self.follower.on_block(payload)
         elif command == "tx":
-            if self._shared.config.relay:
-                await self.relay.on_transaction(payload)
+            await self.relay.on_transaction(payload)
         elif command == "inv":
             await self._announced(messages.decode_inventory(payload))
         elif command == "getdata":

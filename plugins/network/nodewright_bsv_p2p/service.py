@@ -182,16 +182,14 @@ class BsvP2p:
         """Tips and admitted transactions, from the node's own log of events."""
         told = shared.node.consensus.head()
         async for event in shared.node.events.subscribe():
-            if isinstance(event, Lagged):
-                continue
-            if event.kind == "admitted" and shared.peers:
+            if not isinstance(event, Lagged) and event.kind == "admitted" and shared.peers:
                 source = str(event.data.get("source", ""))
                 ids = [bytes.fromhex(one)[::-1] for one in event.data.get("ids", ())]
                 for peer in list(shared.peers.values()):
                     if peer.relay.source != source:
                         peer.announce(ids)
             head = shared.node.consensus.head()
-            if head != told and event.kind in ("block_accepted", "reorganised"):
+            if head != told:
                 told = head
                 start = max(1, head.height - HEADERS_TOLD + 1)
                 headers = await shared.query("header_range", start=start, count=HEADERS_TOLD)

@@ -18,7 +18,10 @@ LIMITS = {"ping": 8, "headers": 1000, "block": 10_000_000}
 
 
 def connect(stream: trio.abc.Stream, send_seconds: float = 5.0, stall_seconds: float = 5.0) -> Connection:
-    return Connection(stream, NETWORK, LIMITS.get, send_seconds, stall_seconds)
+    def limit(command: str) -> tuple[int, bool]:
+        return (LIMITS[command], True) if command in LIMITS else (4_000_000, False)
+
+    return Connection(stream, NETWORK, limit, send_seconds, stall_seconds)
 
 
 @given(st.lists(st.tuples(st.sampled_from(sorted(LIMITS)), st.binary(max_size=8)), max_size=8), st.data())
