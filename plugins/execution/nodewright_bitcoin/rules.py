@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import IntEnum
+from functools import lru_cache
 from typing import Final
 
 from attrs import frozen
@@ -74,6 +75,7 @@ def era_at(height: int, parameters: ChainParameters) -> Era:
     return Era.GENESIS if height >= parameters.genesis_height else Era.BEFORE_GENESIS
 
 
+@lru_cache(maxsize=4096)  # asked several times for each batch and block; combining flags costs more than their look-up
 def era_flags(height: int, parameters: ChainParameters) -> ScriptFlags:
     """Script rules for the transactions of the block at ``height`` (for unmined ones: the next block's)."""
     flags = ScriptFlags.NONE
