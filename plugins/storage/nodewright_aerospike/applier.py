@@ -35,7 +35,9 @@ from nodewright_aerospike.problems import FULL, ServerAway, away, final
 from nodewright_aerospike.server import Key, Server
 
 MIB = 1024 * 1024
-_GROUP_ROWS = 20_000
+_GROUP_ROWS = 30_000
+_GROUP_COMMITS = 12
+_GATHER_SECONDS = 0.25  # how long a commit may wait for others to share a group with
 _GROUP_BYTES = 16 * MIB
 _PAUSE_SECONDS = 0.2
 _FULL_PAUSE_SECONDS = 1.0
@@ -70,6 +72,7 @@ class Applier:
         self._doubt = False  # somebody has seen the server as another process
         self._group: list[Commit] = []  # begun, and not confirmed
         self._wake = trio.Event()
+        self._hurry = trio.Event()  # somebody waits, or there is enough to write
         self._changed = trio.Event()
 
     # --- for the store -----------------------------------------------------------------------------------------------
@@ -79,6 +82,8 @@ class Applier:
         self.overlay.add(commit)
         self._waiting.append(commit)
         self._wake.set()
+        if len(self._waiting) >= _GROUP_COMMITS:
+            self._hurry.set()
 
     def check(self) -> None:
         """Raises what stopped the store, or that the server is full."""
@@ -90,6 +95,7 @@ class Applier:
     def stop(self, error: NodewrightError) -> None:
         self.stopped = error
         self._wake.set()
+        self._hurry.set()
         self._tell()
 
     async def room(self) -> None:
@@ -108,6 +114,7 @@ class Applier:
                 return incarnation
             self._doubt = True
             self._wake.set()
+            self._hurry.set()
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         seconds = self.server.config.retry_seconds
@@ -115,6 +122,7 @@ class Applier:
         while not condition():
             self.check()
             left = end - self._environment.monotonic()
+            self._hurry.set()
             if left <= 0:
                 raise away(ServerAway(0, "commits wait in the journal"), self.server.place, seconds)
             with trio.move_on_after(left):
@@ -124,6 +132,7 @@ class Applier:
         """Wait until all is retired, ``seconds`` at most; whether it is."""
         with trio.move_on_after(seconds):
             while self.stopped is None and (self._waiting or self._applied):
+                self._hurry.set()
                 await self._changed.wait()
         return self.stopped is None and not self._waiting and not self._applied
 
@@ -200,6 +209,10 @@ class Applier:
             with trio.move_on_after(max(0.0, self._until_retired())):
                 await self._wake.wait()
         self._wake = trio.Event()
+        if self._waiting and not self._group:
+            with trio.move_on_after(_GATHER_SECONDS):
+                await self._hurry.wait()
+            self._hurry = trio.Event()
         if self._waiting or self._doubt:
             incarnation = await self._environment.offload(self._look)
             restarted = self._restarted(incarnation)
