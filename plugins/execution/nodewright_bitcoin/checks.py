@@ -17,8 +17,10 @@ from nodewright_bitcoin.network import ChainParameters
 from nodewright_bitcoin.policy import Policy, check_fee, check_policy, check_policy_sigops, minimum_fee
 from nodewright_bitcoin.rules import MAX_MONEY, Era, RuleError, check_inputs, check_transaction
 from nodewright_bitcoin.script.checker import LOCKTIME_THRESHOLD
+from nodewright_bitcoin.script.opcodes import is_push_only
 from nodewright_bitcoin.scripts import spent_outputs
 
+_RELAYED_VERSIONS = (b"\x01\x00\x00\x00", b"\x02\x00\x00\x00")
 POLICY_CODES = frozenset(("bad-txns-nonfinal", "bad-txns-premature-spend-of-coinbase"))
 
 
@@ -49,9 +51,25 @@ def check_alone(tx: Parsed, era: Era) -> RuleError | None:
 
 def check_relay(tx: Parsed, era: Era, policy: Policy) -> RuleError | None:
     """Policy, without knowing what it spends."""
-    if era >= Era.CHRONICLE and len(tx.raw) <= policy.max_transaction_bytes:
+    fits = era >= Era.GENESIS and len(tx.raw) <= policy.max_transaction_bytes
+    if fits and (era >= Era.CHRONICLE or (tx.checked and _plainly_pushes(tx.raw))):
         return None
     return check_policy(tx.transaction(), era, policy)
+
+
+def _plainly_pushes(raw: bytes) -> bool:
+    """Of version 1 or 2, and its few short unlocking scripts only push: read off the bytes (of a transaction that is well
+    formed), because making its objects costs ten times as much."""
+    count, at = raw[4], 5
+    if raw[:4] not in _RELAYED_VERSIONS or count >= 0xFD:
+        return False
+    for _ in range(count):
+        length = raw[at + 36]
+        begin = at + 37
+        at = begin + length + 4
+        if length >= 0xFD or not is_push_only(raw[begin : begin + length]):
+            return False
+    return True
 
 
 def check_spent(tx: Parsed, spent: Sequence[UtxoOutput], height: int, parameters: ChainParameters) -> RuleError | Terms:
