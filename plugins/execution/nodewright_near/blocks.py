@@ -6,7 +6,7 @@ the witness. Both ways come to the same outcome because everything is made from 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Final, TypeVar
 
 from attrs import define, evolve, frozen
@@ -243,9 +243,15 @@ def _finish(
 
 
 async def execute(
-    rules: Rules, request: ExecutionRequest, view: View, collected: Collected, signed: Sequence[bool]
+    rules: Rules,
+    request: ExecutionRequest,
+    view: View,
+    collected: Collected,
+    signed: Sequence[bool],
+    patch: Mapping[bytes, bytes] | None = None,
 ) -> Ran | Invalid:
-    """On a view of the parent's state. Raises ``shardstore.Stale``, Malformed, ValueError."""
+    """On a view of the parent's state. ``patch``: rows that a sandbox puts over what the chunk came to. Raises
+    ``shardstore.Stale``, Malformed, ValueError."""
     state = State()
     parent = view.version.extra
     work = run(chunk_input(rules, request, parent, collected, signed), state, rules.verifier, rules.machine)
@@ -256,7 +262,7 @@ async def execute(
             need = next(work)
     except StopIteration as stop:
         result: ChunkResult = stop.value
-    changes = state.final_changes()
+    changes = {**state.final_changes(), **(patch or {})}
     await view.walk(list({**state.loaded, **changes}) if request.record_witness else list(changes))
     nodes: dict[bytes, bytes | None] = {}
     recorder = Recorder(view)
@@ -270,7 +276,7 @@ async def execute(
             await view.fetch(missing.wanted)
     ran = _finish(rules, request, collected, result, state, root)
     if isinstance(ran, Ran):
-        ran.nodes = nodes
+        ran.values, ran.nodes = changes, nodes
         if request.record_witness:
             ran.outcome = _with_witness(ran.outcome, recorder, view, state)
     return ran

@@ -46,7 +46,7 @@ from nodewright_near.checks import check_form
 from nodewright_near.chunks import ChunkExtra
 from nodewright_near.congestion import ShardCongestion
 from nodewright_near.errors import Refusal
-from nodewright_near.genesis import records_of_document, split_rows, state_of_records
+from nodewright_near.genesis import patch_of_records, records_of_document, split_rows, state_of_records
 from nodewright_near.headers import CongestionInfo
 from nodewright_near.primitives import NO_HASH
 from nodewright_near.queries import Queries
@@ -89,6 +89,7 @@ class NearEngine:
         self.reservations = Reservations()
         self.verified = Verified(VERIFIED_BYTES)
         self.gas_price = rules.parameters.min_gas_price
+        self.patches: dict[int, dict[bytes, bytes]] = {}
         self._admitter = Admitter(rules.parameters, rules.boundaries, self.reservations)
         self._queries = Queries(self)
         self._locks = {shard: trio.Lock() for shard in self.kept}
@@ -242,6 +243,17 @@ class NearEngine:
         sizes = [len(one.raw) for one in signed]
         return BundleValid(0, sum(sizes), [0] * len(sizes), sizes)
 
+    # --- sandbox ---
+
+    async def patch(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Put these records (as in a genesis) into the state with the next chunk of their shards. For a lone sandbox: no
+        other node would come to the same state, and a restart before that chunk is committed loses it. Raises
+        ConfigurationError."""
+        rows = patch_of_records(records, self.rules.parameters)
+        for shard, part in enumerate(split_rows(rows, self.rules.boundaries)):
+            if part:
+                self.patches.setdefault(shard, {}).update(part)
+
     # --- blocks ------------------------------------------------------------------------------------------------------
 
     def _kept(self, shard: int) -> ShardStore:
@@ -267,7 +279,7 @@ class NearEngine:
             transactions = collected.transactions
             signed = await self._signed(transactions)
             try:
-                ran = await blocks.execute(self.rules, request, view, collected, signed)
+                ran = await blocks.execute(self.rules, request, view, collected, signed, self.patches.get(request.shard))
             except Stale:
                 assert shard.applied is not None
                 return Deferred(request.parent, shard.applied)
@@ -275,6 +287,7 @@ class NearEngine:
                 return Invalid("InvalidContext", f"what the block says of its setting cannot be read: {error}")
             if isinstance(ran, Invalid):
                 return ran
+            self.patches.pop(request.shard, None)
             return self._keep(shard, request, collected, ran)
 
     def _keep(self, shard: ShardStore, request: ExecutionRequest, collected: Collected, ran: Ran) -> Outcome:

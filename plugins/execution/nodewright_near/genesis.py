@@ -88,42 +88,46 @@ def _permission(value: Any) -> FunctionCallPermission | FullAccess:
     )
 
 
+def _read_record(record: Mapping[str, Any], parameters: Parameters) -> tuple[str, bytes, bytes | Account, int]:
+    """Whose it is, its key, its value, and how many bytes it takes of its account's storage. ConfigurationError."""
+    try:
+        ((kind, body),) = record.items()
+        name = body["account_id"]
+        if not is_account(name):
+            raise ConfigurationError(f"genesis: {name!r} is not an account name")
+        if kind == "Account":
+            table = body["account"]
+            amount = _integer(table["amount"], f"the amount of {name}")
+            locked = _integer(table.get("locked", 0), f"the stake of {name}")
+            code_hash = parse_hash(table["code_hash"]) if "code_hash" in table else NO_HASH
+            return name, account_key(name), Account(amount, locked, code_hash), parameters.account_bytes
+        if kind == "AccessKey":
+            public = parse_key(body["public_key"])
+            access = body["access_key"]
+            value = encode(AccessKey(int(access.get("nonce", 0)), _permission(access["permission"])))
+            return name, access_key_key(name, public), value, len(public) + len(value) + parameters.record_bytes
+        if kind == "Contract":
+            code = base64.b64decode(body["code"], validate=True)
+            return name, code_key(name), code, len(code)
+        if kind == "Data":
+            key, value = (base64.b64decode(body[field], validate=True) for field in ("data_key", "value"))
+            return name, data_key(name, key), value, len(key) + len(value) + parameters.record_bytes
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigurationError(f"genesis: a record cannot be read: {str(record)[:120]} ({error})") from error
+    raise ConfigurationError(f"genesis: records of kind {kind!r} are not taken")
+
+
 def state_of_records(records: Iterable[Mapping[str, Any]], parameters: Parameters) -> dict[bytes, bytes]:
     """Rows of the trie by key. Raises ConfigurationError with a sentence."""
     rows: dict[bytes, bytes] = {}
     accounts: dict[str, Account] = {}
     usage: dict[str, int] = {}
     for record in records:
-        try:
-            ((kind, body),) = record.items()
-            name = body["account_id"]
-            if not is_account(name):
-                raise ConfigurationError(f"genesis: {name!r} is not an account name")
-            if kind == "Account":
-                table = body["account"]
-                amount = _integer(table["amount"], f"the amount of {name}")
-                locked = _integer(table.get("locked", 0), f"the stake of {name}")
-                code_hash = parse_hash(table["code_hash"]) if "code_hash" in table else NO_HASH
-                accounts[name] = Account(amount, locked, code_hash)
-                used = parameters.account_bytes
-            elif kind == "AccessKey":
-                public = parse_key(body["public_key"])
-                access = body["access_key"]
-                value = encode(AccessKey(int(access.get("nonce", 0)), _permission(access["permission"])))
-                rows[access_key_key(name, public)] = value
-                used = len(public) + len(value) + parameters.record_bytes
-            elif kind == "Contract":
-                code = base64.b64decode(body["code"], validate=True)
-                rows[code_key(name)] = code
-                used = len(code)
-            elif kind == "Data":
-                key, value = (base64.b64decode(body[field], validate=True) for field in ("data_key", "value"))
-                rows[data_key(name, key)] = value
-                used = len(key) + len(value) + parameters.record_bytes
-            else:
-                raise ConfigurationError(f"genesis: records of kind {kind!r} are not taken")
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ConfigurationError(f"genesis: a record cannot be read: {str(record)[:120]} ({error})") from error
+        name, key, value, used = _read_record(record, parameters)
+        if isinstance(value, Account):
+            accounts[name] = value
+        else:
+            rows[key] = value
         usage[name] = usage.get(name, 0) + used
     for name, used in usage.items():
         if name not in accounts:
@@ -131,6 +135,20 @@ def state_of_records(records: Iterable[Mapping[str, Any]], parameters: Parameter
         account = accounts[name]
         account.storage_usage = used
         rows[account_key(name)] = account.encode()
+    return rows
+
+
+def patch_of_records(records: Iterable[Mapping[str, Any]], parameters: Parameters) -> dict[bytes, bytes]:
+    """Rows that a sandbox puts into the state as they are: what an account uses of storage is what its record says.
+    Raises ConfigurationError with a sentence."""
+    rows: dict[bytes, bytes] = {}
+    for record in records:
+        _, key, value, used = _read_record(record, parameters)
+        if isinstance(value, Account):
+            stated = record["Account"]["account"].get("storage_usage", used)
+            value.storage_usage = _integer(stated, "a storage_usage")
+            value = value.encode()
+        rows[key] = value
     return rows
 
 
