@@ -1,0 +1,49 @@
+"""A lone sandbox: records put into the state, heights jumped over; refused where others would come to another state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from nodewright.errors import ControlRefused
+
+RECORD = {"Account": {"account_id": "rich.sandbox", "account": {"amount": "5", "locked": "0", "storage_usage": 182}}}
+
+
+def test_records_and_jumps(tell: Any, near: Any) -> None:
+    async def story(world: Any) -> None:
+        (node,) = await world.found(local=True)
+        await near.until(lambda: node.final >= 2)
+        await node.consensus.control("sandbox_patch_state", records=[RECORD])
+        assert await node.balance("rich.sandbox") == 5
+        before = node.height
+        await node.consensus.control("sandbox_fast_forward", delta_height=500)
+        await near.until(lambda: node.final >= before + 500, 30)
+        assert await node.balance("rich.sandbox") == 5
+        await node.kill()
+        await node.start()
+        assert await node.balance("rich.sandbox") == 5
+        await near.until(lambda: node.final >= before + 505, 30)
+        for wrong in (0, -1, 10**9):
+            with pytest.raises(ControlRefused):
+                await node.consensus.control("sandbox_fast_forward", delta_height=wrong)
+        with pytest.raises(ControlRefused):
+            await node.consensus.control("sandbox_patch_state", records=[{"Account": {}}])
+
+    tell(story)
+
+
+def test_refused_in_company_and_off_a_local_network(tell: Any, near: Any) -> None:
+    async def company(world: Any) -> None:
+        node, *_ = await world.found(2, local=True)
+        with pytest.raises(ControlRefused, match="only validator"):
+            await node.consensus.control("sandbox_patch_state", records=[RECORD])
+
+    async def elsewhere(world: Any) -> None:
+        (node,) = await world.found()
+        with pytest.raises(ControlRefused, match="not local"):
+            await node.consensus.control("sandbox_fast_forward", delta_height=5)
+
+    tell(company)
+    tell(elsewhere)
