@@ -186,3 +186,30 @@ def test_a_liar_on_the_wire_does_not_stop_following(
             assert "node penalised" in said and liar.address in said
         theirs.mine(5, ADDRESS)
         until(lambda: same_tip(theirs, client), "and on")
+
+
+def test_killed_while_it_follows_it_goes_on(
+    svnode: Callable[..., SvNode],
+    ours: Callable[..., NodeProcess],
+    client_of: Callable[[NodeProcess], BsvClient],
+    until: Callable[..., None],
+    budget: int,
+) -> None:
+    """Blocks of hundreds of transactions, killed wherever it stands, again and again."""
+    theirs = theirs_with(svnode)
+    raws = list(payments(fund(theirs, 3000), 3))
+    for start in range(0, 3000, 600):
+        send(theirs, raws[start : start + 600])
+        theirs.mine(20, ADDRESS)
+    node = ours(connect=[theirs.address])
+    for at in range(1, 5 * budget + 1):
+        client = client_of(node)
+        goal = min(at * 40 // budget, theirs.rpc("getblockcount"))
+        until(lambda goal=goal, client=client: client.rpc("getblockcount") >= goal, f"block {goal} is here")
+        node.kill()
+        node.start()
+    client = client_of(node)
+    until(lambda: same_tip(theirs, client), "the whole chain is here")
+    here, there = client.rpc("gettxoutsetinfo"), theirs.rpc("gettxoutsetinfo")
+    assert here["txouts"] == there["txouts"]
+    assert round(here["total_amount"] * 1e8) == round(there["total_amount"] * 1e8)
