@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,8 @@ retry_most_seconds = 2.0
 @pytest.fixture
 def ours(tmp_path: Path) -> Iterator[Callable[..., NodeProcess]]:
     """Start a node of this project beside SV Nodes: ``ours("name", connect=["127.0.0.1:18444"])``."""
+    if "bsv_p2p" not in {point.name for point in entry_points(group="nodewright")}:
+        pytest.skip("bsv_p2p is not installed as a plugin: install the project again")
     with ExitStack() as stack:
 
         def start(name: str = "ours", connect: Sequence[str] = (), **settings: str) -> NodeProcess:
