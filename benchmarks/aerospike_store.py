@@ -6,8 +6,7 @@ Needs a running server; every round uses a store of its own there. The transacti
 (each spends an output of the batch before) and, as "old", ones that spend outputs of transactions made long before, none of
 them in memory. A time ends when the server has confirmed every record, not when the last call returns. ``plain driver``
 writes the same records, a creation and a spend for each transaction with the same conditions, from two threads, without
-the store, its journal, the rules or trio; "merged" is one write where a transaction is created and spent in the same
-thousand. The
+the store, its journal, the rules or trio; "merged" is one write for each, as where what is created is soon spent. The
 garbage collector is set as a node sets it. What is printed is the median round.
 """
 
