@@ -77,9 +77,15 @@ class Relay:
             batch = [self._intake.popleft() for _ in range(min(BATCH, len(self._intake)))]
             self._intake_bytes -= sum(map(len, batch))
             self._room.set()
-            await self._submit(batch)
+            while batch:
+                accepted = await self._submit(batch)
+                # Children that waited for these, then theirs.
+                batch = [raw for raw, missing in self._orphans.values() if missing & accepted]
+                for raw in batch:
+                    self._drop_orphan(sha256d(raw))
 
-    async def _submit(self, batch: list[bytes]) -> None:
+    async def _submit(self, batch: list[bytes]) -> set[bytes]:
+        """The ids of those that were accepted."""
         accepted: set[bytes] = set()
         for _ in range(MAX_BUSY_RETRIES):
             answers = await self._shared.node.pool.submit(batch, self.source)
@@ -96,11 +102,7 @@ class Relay:
             batch = again
             await self._shared.environment.sleep(1.0)
         self._remember(accepted)
-        ready = [raw for raw, missing in self._orphans.values() if missing & accepted]
-        if ready:
-            for raw in ready:
-                self._drop_orphan(sha256d(raw))
-            await self._submit(ready)
+        return accepted
 
     def _refused(self, raw: bytes, answer: Refused) -> None:
         id = answer.id or sha256d(raw)

@@ -14,7 +14,7 @@ import pytest
 from nodewright.bench.node import NodeProcess
 from nodewright_bitcoin.encoding import sha256d
 from nodewright_bitcoin.network import REGTEST, address_of_pubkey
-from nodewright_bsv_api.bench.wallet import Coin, Key, fan_out, payments
+from nodewright_bsv_api.bench.wallet import Coin, Key, fan_out, payments, spend
 from nodewright_bsv_api.client import BsvClient
 from nodewright_bsv_p2p import framing, messages
 from nodewright_bsv_p2p.framing import MAGIC
@@ -127,6 +127,28 @@ class Stranger:
         except OSError:
             pass
         return True
+
+
+def test_children_before_their_parents(node: Callable[..., tuple[NodeProcess, BsvClient]]) -> None:
+    """A chain of transactions, sent from its end to its beginning."""
+    process, client = node("alone")
+    client.rpc("generatetoaddress", 101, ADDRESS)
+    txid = client.rpc("getblockbyheight", 1, 1)["tx"][0]
+    coin = Coin(bytes.fromhex(txid)[::-1] + bytes(4), 50 * 100_000_000, MINER)
+    chain: list[bytes] = []
+    for number in range(1, 300):
+        key = Key(5, number)
+        raw = spend(coin, [(coin.satoshis - 200, key.script)])
+        coin = Coin(sha256d(raw) + bytes(4), coin.satoshis - 200, key)
+        chain.append(raw)
+    stranger = Stranger(wire(process))
+    stranger.introduce()
+    for raw in reversed(chain):
+        stranger.say("tx", raw)
+    until(lambda: client.rpc("getmininginfo")["pooledtx"] == len(chain), "all of them are pending")
+    while client.rpc("getmininginfo")["pooledtx"]:
+        client.rpc("generatetoaddress", 1, ADDRESS)
+    assert client.rpc("getrawtransaction", sha256d(chain[-1])[::-1].hex(), True)["confirmations"] > 0
 
 
 HEAD = framing.Head
