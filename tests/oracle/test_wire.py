@@ -213,3 +213,63 @@ def test_killed_while_it_follows_it_goes_on(
     here, there = client.rpc("gettxoutsetinfo"), theirs.rpc("gettxoutsetinfo")
     assert here["txouts"] == there["txouts"]
     assert round(here["total_amount"] * 1e8) == round(there["total_amount"] * 1e8)
+
+
+def test_a_chain_that_goes_into_genesis_is_followed(
+    svnode: Callable[..., SvNode],
+    ours: Callable[..., NodeProcess],
+    client_of: Callable[[NodeProcess], BsvClient],
+    until: Callable[..., None],
+) -> None:
+    """Outputs of before are spent before and after the upgrade, and blocks of ours are taken on both sides of it."""
+    upgrade = 130
+    theirs = theirs_with(svnode, genesisactivationheight=upgrade)
+    coins = fund(theirs, 100)
+    node = ours(connect=[theirs.address], **{"execution.genesis_height": str(upgrade)})
+    client = client_of(node)
+    raws = list(payments(coins, 3))
+    for start in range(0, 80, 4):
+        send(theirs, raws[start : start + 4])
+        theirs.mine(2, ADDRESS)
+    assert theirs.rpc("getblockcount") > upgrade
+    until(lambda: same_tip(theirs, client), "the chain is here, across the upgrade")
+    assert client.post_txs(b"".join(raws[80:]))[0] == 200
+    mine_all(client)
+    until(lambda: same_tip(theirs, client), "it follows our block")
+    # Back across the upgrade and over it again.
+    theirs.rpc("invalidateblock", theirs.rpc("getblockhash", upgrade - 5))
+    theirs.mine(upgrade + 45 - theirs.rpc("getblockcount"), ELSEWHERE)
+    until(lambda: same_tip(theirs, client), "and another chain from below it")
+    here, there = client.rpc("gettxoutsetinfo"), theirs.rpc("gettxoutsetinfo")
+    assert here["txouts"] == there["txouts"]
+
+
+def test_two_sv_nodes_know_one_another_through_this_one(
+    svnode: Callable[..., SvNode],
+    ours: Callable[..., NodeProcess],
+    client_of: Callable[[NodeProcess], BsvClient],
+    until: Callable[..., None],
+) -> None:
+    one, two = theirs_with(svnode, "one"), theirs_with(svnode, "two")
+    coins = fund(one, 60)
+    client = client_of(ours(connect=[one.address, two.address]))
+
+    def same() -> bool:
+        return same_tip(one, client) and same_tip(two, client)
+
+    until(same, "the first one's chain is everywhere")
+    raws = list(payments(coins, 3))
+    send(one, raws[:30])
+    until(lambda: two.rpc("getmempoolinfo")["size"] == 30, "transactions cross")
+    send(two, raws[30:])
+    until(lambda: one.rpc("getmempoolinfo")["size"] == 60, "both ways")
+    two.mine(1, ADDRESS)
+    until(same, "a block crosses")
+    assert not one.rpc("getmempoolinfo")["size"] and not client.rpc("getmininginfo")["pooledtx"]
+    # Both find one at once: the next one decides, and all agree.
+    one.rpc("setnetworkactive", False)
+    one.mine(1, ADDRESS)
+    two.mine(1, ELSEWHERE)
+    one.rpc("setnetworkactive", True)
+    one.mine(1, ADDRESS)
+    until(same, "one chain of two that were as long")
