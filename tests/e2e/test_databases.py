@@ -1,25 +1,34 @@
-"""A whole node on every database, by ``--set`` alone: the same digest of unspent outputs everywhere, nothing lost.
+"""A whole node of every family on every database, by ``--set`` alone: the same digest of unspent outputs, the same root
+of the state, nothing lost.
 
-A real node, real transactions over its socket: ``nodewright bench teranode`` with few of them. Wherever a plugin with a
-key-value store lands, it has to be named here.
+Real nodes, real transactions over their sockets: ``nodewright bench teranode`` with few of them, and transfers posted to
+NEAR's JSON-RPC. Wherever a plugin with a key-value store lands, it has to be named here.
 """
 
 from __future__ import annotations
 
+import base64
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from nodewright.bench.node import NodeProcess
 from nodewright.plugins.host import PluginHost
 from nodewright.plugins.specs import KEY_VALUE
 from nodewright.testing import postgres_server
 from nodewright_bsv_api.bench.run import Plan, run
+from nodewright_near.primitives import hash_text, parse_hash
+from nodewright_near.transactions import SignedTransaction, Transaction, Transfer
+from nodewright_nightshade import local
 
 COUNT = 300
-SLOTS = ("utxo", "chain", "blobs")
+TRANSFERS = 40
+SLOTS = {"teranode": ("utxo", "chain", "blobs"), "near": ("state", "chain")}
 Settings = dict[str, str]
 
 
@@ -82,41 +91,99 @@ def _in(slot: str, settings: Settings) -> Settings:
     return {f"stores.{slot}.{key}": value for key, value in settings.items()}
 
 
-def _everywhere(settings: Settings) -> Settings:
-    return {key: value for slot in SLOTS for key, value in _in(slot, settings).items()}
+def _everywhere(slots: Iterable[str], settings: Settings) -> Settings:
+    return {key: value for slot in slots for key, value in _in(slot, settings).items()}
 
 
-def _over_leveldb(settings: Settings) -> Settings:
+def _over_leveldb(slots: Iterable[str], settings: Settings) -> Settings:
     chosen: Settings = {}
-    for slot in SLOTS:
+    for slot in slots:
         chosen |= _in(slot, settings | {"inner": f"{slot}-disk"}) | _in(f"{slot}-disk", {"use": "leveldb"})
     return chosen
 
 
-def _own(of: Callable[[str], Settings]) -> Settings:
+def _own(slots: Iterable[str], of: Callable[[str], Settings]) -> Settings:
     """What each slot has for itself alone."""
-    return {key: value for slot in SLOTS for key, value in _in(slot, of(slot)).items()}
+    return {key: value for slot in slots for key, value in _in(slot, of(slot)).items()}
 
 
-# By the name of the component that is tested: settings, given what the servers among the fixtures have to say.
-ON: dict[str, Callable[[Callable[[str], Settings]], Settings]] = {
-    "leveldb": lambda server: _everywhere({"use": "leveldb"}),
-    "memory": lambda server: _everywhere({"use": "memory"}),
-    "postgres": lambda server: _everywhere(server("postgres")),
-    "aerospike": lambda server: (
-        _everywhere(server("aerospike")) | _own(lambda slot: {"store": f"{slot} {secrets.token_hex(8)}"})
+# By the name of the component that is tested: settings of these slots, given what the servers among the fixtures say.
+ON: dict[str, Callable[[tuple[str, ...], Callable[[str], Settings]], Settings]] = {
+    "leveldb": lambda slots, server: _everywhere(slots, {"use": "leveldb"}),
+    "memory": lambda slots, server: _everywhere(slots, {"use": "memory"}),
+    "postgres": lambda slots, server: (
+        _everywhere(slots, server("postgres")) | _own(slots, lambda slot: {"schema": f"{slots[0]}_{slot}"})
     ),
-    "cached": lambda server: _over_leveldb({"use": "cached", "max_mib": "1"}),
-    "write_behind": lambda server: _over_leveldb({"use": "write_behind", "max_mib": "1"}),
-    "faulty": lambda server: _over_leveldb(
-        {"use": "faulty", "allow_faults": "true", "delay_rate": "0.1", "lose_unsynced": "true"}
+    "aerospike": lambda slots, server: (
+        _everywhere(slots, server("aerospike")) | _own(slots, lambda slot: {"store": f"{slot} {secrets.token_hex(8)}"})
+    ),
+    "cached": lambda slots, server: _over_leveldb(slots, {"use": "cached", "max_mib": "1"}),
+    "write_behind": lambda slots, server: _over_leveldb(slots, {"use": "write_behind", "max_mib": "1"}),
+    "faulty": lambda slots, server: _over_leveldb(
+        slots, {"use": "faulty", "allow_faults": "true", "delay_rate": "0.1", "lose_unsynced": "true"}
     ),
 }
 
 
 @pytest.mark.parametrize("name", ON)
 def test_one_digest_on(name: str, expected: str, request: pytest.FixtureRequest) -> None:
-    assert _digest(ON[name](request.getfixturevalue)) == expected
+    assert _digest(ON[name](SLOTS["teranode"], request.getfixturevalue)) == expected
+
+
+class NearClient:
+    def __init__(self, url: str) -> None:
+        self.http = httpx.Client(base_url=url, timeout=60)
+
+    def call(self, method: str, params: Any) -> Any:
+        answer = self.http.post("/", json={"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).json()
+        assert "error" not in answer, answer
+        return answer["result"]
+
+    def transfers(self) -> None:
+        """From a validator of the local network to accounts of its own; each is waited for to its end."""
+        signer = local.signer(0)
+        block = parse_hash(self.call("block", {"finality": "final"})["header"]["hash"])
+        sent = []
+        for nonce in range(1, TRANSFERS + 1):
+            target = "sandbox" if nonce % 2 else signer.account
+            tx = Transaction(signer.account, signer.public, nonce, target, block, (Transfer(nonce),))
+            signed = SignedTransaction.of(tx, signer.sign(tx.hash()))
+            raw = base64.b64encode(signed.raw).decode()
+            sent.append(self.call("send_tx", {"signed_tx_base64": raw, "wait_until": "NONE"}) and signed.id)
+        for id in sent:
+            params = {"tx_hash": hash_text(id), "sender_account_id": signer.account, "wait_until": "FINAL"}
+            assert "SuccessValue" in self.call("tx", params)["status"]
+
+    def root(self) -> str:
+        """Of the state after everything that was sent: what a chunk two blocks on says of it."""
+        height = self.call("block", {"finality": "final"})["header"]["height"]
+        while True:
+            block = self.call("block", {"finality": "final"})
+            if block["header"]["height"] >= height + 2:
+                return str(block["chunks"][0]["prev_state_root"])
+
+
+def _root(settings: Settings, folder: Path) -> str:
+    listening = {"services.near_api.listen": "127.0.0.1:0", "transport.listen": "127.0.0.1:0"}
+    node = NodeProcess("near", folder, listening | settings)
+    try:
+        node.start()
+        client = NearClient(node.service("near_api"))
+        client.transfers()
+        return client.root()
+    finally:
+        node.kill()
+
+
+@pytest.fixture(scope="module")
+def expected_root(tmp_path_factory: pytest.TempPathFactory) -> str:
+    pytest.importorskip("wasmtime", reason="wasmtime is not installed: pip install 'nodewright[near]'")
+    return _root({}, tmp_path_factory.mktemp("near"))
+
+
+@pytest.mark.parametrize("name", ON)
+def test_one_root_on(name: str, expected_root: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    assert _root(ON[name](SLOTS["near"], request.getfixturevalue), tmp_path / "node") == expected_root
 
 
 def test_one_digest_on_the_cluster(expected: str, aerospike: Settings, postgres: Settings) -> None:
