@@ -49,6 +49,10 @@ class InvalidBlock(Exception):
     """A rule is broken: whoever signed it is at fault."""
 
 
+class FutureBlock(InvalidBlock):
+    """Its time is too far ahead of this node's clock: it may be good later."""
+
+
 @struct
 @frozen
 class Body:
@@ -412,8 +416,8 @@ def check(
     lite, rest, body = block.header.inner_lite, block.header.inner_rest, block.body
     if block.header.prev_hash != parent_info.hash or lite.height <= parent_info.height:
         raise InvalidBlock("it does not stand on its parent")
-    if not parent.header.inner_lite.timestamp < lite.timestamp <= (now + MAX_FUTURE_SECONDS) * 10**9:
-        raise InvalidBlock("its time is not after its parent's, or too far ahead")
+    if lite.timestamp <= parent.header.inner_lite.timestamp:
+        raise InvalidBlock("its time is not after its parent's")
     if not len(body.chunks) == len(body.endorsements) == len(rest.chunk_mask) == network.shards:
         raise InvalidBlock(f"it has not one chunk for each of {network.shards} shards")
     new = {}
@@ -444,3 +448,5 @@ def check(
     )
     if block_hash(lite, rest, parent_info.hash) != expected.hash or body != expected.body:
         raise InvalidBlock("its header is not what its parent and its chunks make it")
+    if lite.timestamp > (now + MAX_FUTURE_SECONDS) * 10**9:
+        raise FutureBlock("its time is too far ahead")

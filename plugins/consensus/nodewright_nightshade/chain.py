@@ -1,47 +1,50 @@
 """The chain as this node holds it: blocks accepted, run, and made final.
 
 The order in which a block becomes durable, each step after the one before has returned:
-1. the block, its info and its chunks in ``stores.chain``;
-2. what running its chunks came to (``Run``), which the next chunks publish;
-3. once it is final: its place in the final chain, ``execution.commit`` of each shard, ``pool.settle``, events.
+1. the block, its info, its chunks and what running them came to (``Run``, which the next chunks publish), in one batch of
+   ``stores.chain``;
+2. once it is final: its place in the final chain, ``execution.commit`` of each shard, ``pool.settle``, events.
 Invariants:
-- a block is accepted only when its parent was, its signatures and roots hold, the bodies of its new chunks are here, and
-  what they say of the state is what running it here came to;
+- a block is accepted only when its parent was, its signatures and roots hold, the bodies of its new chunks are here, and,
+  for shards whose state is kept here (``tracked``), what they say of the state is what running it here came to; for the
+  others, two thirds of the chunk's validators have said so;
 - ``head`` is the highest accepted block on the final one (the first of a height stays);
-- the execution's applied block of a shard is the last one at or below the final block where the shard ran: it may lag after
-  a crash (``recover`` catches it up) and never leads the final chain;
+- ``held`` has every accepted block that stands on the final one, the final one, and some below it;
+- the execution's applied block of a tracked shard is the last one at or below the final block where the shard ran: it may
+  lag after a crash (``recovery`` catches it up) and never leads the final chain;
+- a block is refused for ever only by the hash of all its bytes: the hash in its header does not cover its signature;
 - everything that changes the chain holds ``lock``, and is cancelled only between two blocks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
-from typing import Any
+from itertools import pairwise
 
 import trio
 from attrs import define, field
 
-from nodewright.errors import StoreCorrupt, StoreError
-from nodewright.interfaces.common import BlockContext, BlockRef, Parcel
+from nodewright.errors import StoreError
+from nodewright.interfaces.common import BlockRef, Parcel
 from nodewright.interfaces.environment import Environment
-from nodewright.interfaces.execution import Deferred, Execution, ExecutionRequest, Incomplete, Invalid, Outcome
+from nodewright.interfaces.execution import Deferred, Execution, ExecutionRequest, Outcome
 from nodewright.interfaces.pool import TransactionPool
 from nodewright.interfaces.service import EventLog
 from nodewright.interfaces.verifier import Verifier
-from nodewright_near.borsh import decode, encode
-from nodewright_near.chunks import RunContext, ShardLoad
 from nodewright_near.headers import approval_message, approval_of, endorsement_message
-from nodewright_near.receipts import RECEIPTS, Receipt
-from nodewright_nightshade import blocks
+from nodewright_near.transactions import SignedTransaction
+from nodewright_nightshade import blocks, running
 from nodewright_nightshade.blocks import Block, Info, InvalidBlock, chunk_signing_message, extra_of
 from nodewright_nightshade.chunking import Chunk, parcel
 from nodewright_nightshade.epochs import Epochs
-from nodewright_nightshade.genesis import Genesis, genesis_extra
-from nodewright_nightshade.mandates import endorsed, shuffle, words
+from nodewright_nightshade.genesis import Genesis
+from nodewright_nightshade.mandates import endorsed
+from nodewright_nightshade.running import describe, out_of_date, run_of_outcome
 from nodewright_nightshade.store import ChainStore, Run
 
-REMEMBERED = 512  # blocks that stay in memory below the final one
+REMEMBERED = 256  # blocks that stay in memory below the final one
+MAX_REFUSED = 4096
 
 
 class MissingChunks(Exception):
@@ -56,11 +59,21 @@ class UnknownParent(Exception):
 
 @define
 class Held:
-    """An accepted block in memory. ``ids``: the transactions of its new chunks."""
+    """An accepted block in memory. ``placed``: the transactions of its new chunks, by id, with shard and place; empty once
+    it is final. ``evicted``: transactions that were reserved here and lost to it, with the winner."""
 
     block: Block
     info: Info
-    ids: frozenset[bytes] = frozenset()
+    placed: dict[bytes, tuple[int, int]] = field(factory=dict)
+    evicted: dict[bytes, bytes] = field(factory=dict)
+
+
+def placed(chunks: Mapping[int, Chunk]) -> dict[bytes, tuple[int, int]]:
+    found: dict[bytes, tuple[int, int]] = {}
+    for shard, chunk in chunks.items():
+        for index, id in enumerate(chunk.ids):
+            found.setdefault(id, (shard, index))
+    return found
 
 
 @define
@@ -77,6 +90,9 @@ class Chain:
     lock: trio.Lock = field(factory=trio.Lock)
     refused: dict[bytes, str] = field(factory=dict)
     runs: dict[tuple[bytes, int], Run] = field(factory=dict)
+    tracked: frozenset[int] = frozenset()
+    # Called for a tracked shard before its run in a block that became final is committed.
+    before_commit: Callable[[Held, int], Awaitable[None]] | None = None
     _moved: trio.Event = field(factory=trio.Event)
     head: Held = field(init=False)
     final: Held = field(init=False)
@@ -124,17 +140,20 @@ class Chain:
 
     async def used(self, tip: Held) -> set[bytes]:
         """Transactions in chunks of the tip's chain above the final block."""
-        return {id for held in await self.above_final(tip) for id in held.ids}
+        return {id for held in await self.above_final(tip) for id in held.placed}
 
-    async def is_on_chain(self, id: bytes, tip: Held) -> int | None:
-        """The height of a block at or below the tip on its chain."""
-        held = await self.find(id)
-        if held is None or held.info.height > tip.info.height:
-            return None
-        height = held.info.height
-        if height <= self.final.info.height:
-            return height if await self.store.final_hash(height) == id else None
-        return height if any(one.info.hash == id for one in await self.above_final(tip)) else None
+    async def recent(self, ids: Iterable[bytes], tip: Held) -> dict[bytes, bool]:
+        """Which of these are hashes of blocks on the tip's chain, at most the network's validity below it."""
+        wanted = set(ids)
+        above = {one.info.hash: one.info.height for one in await self.above_final(tip)}
+        heights = {id: above[id] for id in wanted if id in above}
+        below = sorted(id for id in wanted if id not in above)
+        infos = dict(zip(below, await self.store.infos(below), strict=True))
+        known = [info for info in infos.values() if info is not None and info.height <= self.final.info.height]
+        finals = await self.store.final_hashes([info.height for info in known])
+        heights.update({one.hash: one.height for one, hash_ in zip(known, finals, strict=True) if one.hash == hash_})
+        low = tip.info.height - self.genesis.validity
+        return {id: heights.get(id, -1) > low and id in heights for id in wanted}
 
     async def run_of(self, info: Info, shard: int) -> Run:
         """What the shard's last run at or below this block came to."""
@@ -149,19 +168,20 @@ class Chain:
     # --- accepting ---
 
     async def accept(self, block: Block, bodies: Mapping[bytes, Chunk]) -> bool:
-        """Check, store and run a block whose new chunks' bodies are given (or stored); whether it was new. Raises
-        InvalidBlock, UnknownParent, MissingChunks."""
+        """Check, run and store a block whose new chunks' bodies are given (or stored); whether it was new. One that cannot
+        stand on the final block any more is passed over. Raises InvalidBlock, UnknownParent, MissingChunks."""
         async with self.lock:
             id = block.hash
-            if id in self.held or await self.store.info(id) is not None:
+            if block.height <= self.final.info.height or id in self.held:
                 return False
-            if id in self.refused:
-                raise InvalidBlock(self.refused[id])
-            parent = await self.find(block.header.prev_hash)
-            if parent is None:
-                raise UnknownParent(block.header.prev_hash.hex())
-            if parent.info.height < self.final.info.height or block.height <= self.final.info.height:
-                raise InvalidBlock("it does not stand on the final block")
+            key = sha256(block.encode()).digest()
+            if key in self.refused:
+                raise InvalidBlock(self.refused[key])
+            parent = self.held.get(block.header.prev_hash)
+            if parent is None or parent.info.height < self.final.info.height:
+                if parent is None and await self.store.info(block.header.prev_hash) is None:
+                    raise UnknownParent(block.header.prev_hash.hex())
+                return False
             grandparent = await self.parent(parent.info)
             before = grandparent.info if grandparent is not None else None
             try:
@@ -176,25 +196,38 @@ class Chain:
                 )
                 info = blocks.info_of(block, parent.info, before, self.genesis.network)
                 await self._check_signatures(block, parent, before, info)
-                chunks = await self._chunks(block, bodies)
+                chunks = await self.chunks_of(block, bodies)
                 await self._check_claims(block, parent.info)
             except InvalidBlock as error:
-                if len(self.refused) < 10_000:
-                    self.refused[id] = str(error)
+                if not isinstance(error, blocks.FutureBlock):
+                    self._refuse(key, str(error))
                 self.events.publish("block_refused", {"hash": id.hex(), "height": block.height, "reason": str(error)})
                 raise
             with trio.CancelScope(shield=True):
-                await self.store.put_block(block, info, list(chunks.values()))
-                held = Held(block, info, frozenset(id for chunk in chunks.values() for id in chunk.ids))
-                await self._run(held, parent, chunks)
-                self.held[id] = held
-                if info.height > self.head.info.height:
-                    self.head = held
-                await self._finalise(held)
+                held = Held(block, info, placed(chunks))
+                runs = await self.run(held, parent, chunks)
+                await self.store.put_block(block, info, list(chunks.values()), runs)
+                await self.stand(held, runs)
+                accepted = {"hash": id.hex(), "height": block.height, "previous": info.prev.hex()}
+                self.events.publish("block_accepted", accepted | {"transactions": len(held.placed)})
             self._notify()
             return True
 
-    async def _chunks(self, block: Block, bodies: Mapping[bytes, Chunk]) -> dict[int, Chunk]:
+    def _refuse(self, key: bytes, reason: str) -> None:
+        if len(self.refused) >= MAX_REFUSED:
+            self.refused.pop(next(iter(self.refused)))
+        self.refused[key] = reason
+
+    async def stand(self, held: Held, runs: Mapping[int, Run]) -> None:
+        """A block that was run and stored is on the chain now; what it makes final is."""
+        self.runs.update({(held.info.hash, shard): run for shard, run in runs.items()})
+        self.held[held.info.hash] = held
+        if held.info.height > self.head.info.height:
+            self.head = held
+        await self._finalise(held)
+
+    async def chunks_of(self, block: Block, bodies: Mapping[bytes, Chunk]) -> dict[int, Chunk]:
+        """The new chunks of a block, given or stored. Raises MissingChunks."""
         found: dict[int, Chunk] = {}
         missing: list[bytes] = []
         for shard, header in enumerate(block.body.chunks):
@@ -263,110 +296,77 @@ class Chain:
             raise InvalidBlock(f"{list(good).count(0)} of its signatures are wrong")
 
     async def _check_claims(self, block: Block, parent: Info) -> None:
-        """What its new chunks say of the state is what this node came to."""
+        """What its new chunks say of the state of shards kept here is what this node came to."""
         for shard, header in enumerate(block.body.chunks):
-            if block.is_new(shard) and extra_of(header.inner) != (await self.run_of(parent, shard)).extra:
+            # Of a shard that is not kept only the state before its first chunk is known here: that of the genesis.
+            if not block.is_new(shard) or (shard not in self.tracked and parent.ran[shard].block != self.root.info.hash):
+                continue
+            if extra_of(header.inner) != (await self.run_of(parent, shard)).extra:
                 raise InvalidBlock(
                     f"the chunk of shard {shard} says of the state what running the last one did not come to"
                 )
 
     # --- running ---
 
-    async def _run(self, held: Held, parent: Held, chunks: Mapping[int, Chunk]) -> None:
-        for shard in chunks:
-            request = await self.request(held, parent, shard, chunks)
-            outcome = await self.execution.execute(request)
-            if isinstance(outcome, Deferred):
-                await self._run_again(outcome.need, shard)
-                outcome = await self.execution.execute(request)
-            if not isinstance(outcome, Outcome):
-                raise StoreError(f"shard {shard} of block {held.info.ref} cannot be run: {describe(outcome)}")
-            run = run_of_outcome(outcome, self.genesis.network.shards)
-            await self.store.put_run(held.info.hash, shard, run)
-            self.runs[held.info.hash, shard] = run
+    async def run(self, held: Held, parent: Held, chunks: Mapping[int, Chunk]) -> dict[int, Run]:
+        """Run its new chunks of shards kept here."""
+        found = {}
+        for shard in sorted(self.tracked & chunks.keys()):
+            outcome = await self._execute(await self.request(held, parent, shard, chunks))
+            held.evicted.update(outcome.evicted)
+            found[shard] = run_of_outcome(outcome, self.genesis.network.shards)
+        return found
 
-    async def _run_again(self, block: BlockRef, shard: int) -> None:
+    async def _execute(self, request: ExecutionRequest) -> Outcome:
+        outcome = await self.execution.execute(request)
+        if isinstance(outcome, Deferred):
+            await self.run_again(outcome.need, request.shard)
+            outcome = await self.execution.execute(request)
+        if not isinstance(outcome, Outcome):
+            raise StoreError(f"shard {request.shard} of block {request.block} cannot be run: {describe(outcome)}")
+        return outcome
+
+    async def run_again(self, block: BlockRef, shard: int) -> Outcome:
         """Bring the state of an accepted block back that only the execution's memory held (after a start)."""
         held = await self.find(block.id)
         parent = await self.parent(held.info) if held is not None else None
         if held is None or parent is None:
             raise StoreError(f"the execution needs block {block}, which is not stored")
-        chunks = await self._chunks(held.block, {})
-        request = await self.request(held, parent, shard, chunks)
-        outcome = await self.execution.execute(request)
-        if isinstance(outcome, Deferred) and outcome.need != block:
-            await self._run_again(outcome.need, shard)
-            outcome = await self.execution.execute(request)
-        if not isinstance(outcome, Outcome):
-            raise StoreError(f"shard {shard} of block {block} cannot be run again: {describe(outcome)}")
+        chunks = await self.chunks_of(held.block, {})
+        return await self._execute(await self.request(held, parent, shard, chunks))
 
-    async def request(self, held: Held, parent: Held, shard: int, chunks: Mapping[int, Chunk]) -> ExecutionRequest:
+    async def request(
+        self, held: Held, parent: Held, shard: int, chunks: Mapping[int, Chunk], record_witness: bool = False
+    ) -> ExecutionRequest:
         """What running a shard's new chunk in a block depends on; the same on every node."""
-        info, chunk = held.info, chunks[shard]
-        ran = parent.info.ran[shard]
-        extra = (await self.run_of(parent.info, shard)).extra
-        loads: tuple[ShardLoad, ...] = ()
-        if self.genesis.network.shards > 1:
-            loads = tuple(
-                ShardLoad(number, header.inner.congestion_info, info.ran[number].missed)
-                for number, header in enumerate(held.block.body.chunks)
-            )
-        refused = await self._out_of_date(chunk, parent)
-        lite, rest = held.block.header.inner_lite, held.block.header.inner_rest
-        context = BlockContext(
-            info.height,
-            lite.timestamp // 10**9,
-            randomness=rest.random_value,
-            epoch=info.epoch,
-            protocol_version=self.genesis.network.protocol_version,
-            gas_price=parent.block.header.inner_rest.next_gas_price,
-            extra=encode(RunContext(lite.timestamp, refused, loads)),
-            parent_commitment=extra.commitment(),
-        )
-        return ExecutionRequest(
-            ran.ref,
-            info.ref,
-            context,
-            [chunk.bundle()],
-            incoming=await self._incoming(held, parent, shard, ran.height, chunks),
-            shard=shard,
-            invalid_transaction="discard",
-        )
+        transactions = chunks[shard].body.transactions
+        refused = await self.refused_in(transactions, parent)
+        incoming = await self._incoming(held, parent, shard, chunks)
+        header = held.block.body.chunks[shard]
+        return running.request(self.genesis.network, held, parent, header, transactions, refused, incoming, record_witness)
 
-    async def _out_of_date(self, chunk: Chunk, parent: Held) -> tuple[int, ...]:
-        """Places of transactions that name a block which is not on this chain, or too far back."""
-        known: dict[bytes, bool] = {}
-        found = []
-        for at, signed in enumerate(chunk.body.transactions):
-            id = signed.transaction.block_hash
-            if id not in known:
-                known[id] = await self.is_recent(id, parent)
-            if not known[id]:
-                found.append(at)
-        return tuple(found)
+    async def refused_in(self, transactions: Sequence[SignedTransaction], parent: Held) -> tuple[int, ...]:
+        """Places of transactions of a chunk in a child of ``parent`` that name a block too old, or of another chain."""
+        recent = await self.recent((signed.transaction.block_hash for signed in transactions), parent)
+        return out_of_date(transactions, recent)
 
-    async def is_recent(self, id: bytes, tip: Held) -> bool:
-        height = await self.is_on_chain(id, tip)
-        return height is not None and tip.info.height - height < self.genesis.validity
+    async def path_since(self, held: Held, parent: Held, shard: int) -> list[Held]:
+        """From the block of the shard's last run below ``held`` up to ``held``, lowest first."""
+        path = [held, parent]
+        while path[-1].info.height > parent.info.ran[shard].height:
+            below = await self.parent(path[-1].info)
+            assert below is not None  # nothing ran below the genesis
+            path.append(below)
+        return path[::-1]
 
-    async def _incoming(
-        self, held: Held, parent: Held, shard: int, since: int, chunks: Mapping[int, Chunk]
-    ) -> list[Parcel]:
-        """The receipts for a shard in all new chunks above its last run, by height, the shards of one height shuffled."""
+    async def _incoming(self, held: Held, parent: Held, shard: int, chunks: Mapping[int, Chunk]) -> list[Parcel]:
+        """The receipts for a shard in all new chunks above its last run."""
+        path = await self.path_since(held, parent, shard)
         found: list[Parcel] = []
-        lower: list[tuple[Held, Info]] = []
-        at: Held | None = parent
-        while at is not None and at.info.height > since:
-            before = await self.parent(at.info)
-            assert before is not None  # genesis is not above anything
-            lower.append((at, before.info))
-            at = before
-        for block, before_info in [*lower[::-1], (held, parent.info)]:
-            bodies = chunks if block is held else await self._chunks(block.block, {})
-            order = sorted(bodies)
-            shuffle(order, words(sha256(before_info.hash).digest()))
-            for source in order:
-                one = parcel(bodies[source], shard, before_info.ran[source].ref, self.genesis.boundaries)
+        for before, at in pairwise(path):
+            bodies = chunks if at is held else await self.chunks_of(at.block, {})
+            for source in running.sources([before, at], range(self.genesis.network.shards)):
+                one = parcel(bodies[source.shard], shard, source.ran, self.genesis.boundaries)
                 if one is not None:
                     found.append(one)
         return found
@@ -381,137 +381,83 @@ class Chain:
         for one in path:
             await self._make_final(one)
 
+    def _dead(self, final: Held) -> list[Held]:
+        """Blocks above the old final one that do not stand on the new one."""
+        alive = {final.info.hash}
+        dead = []
+        for one in sorted(self.held.values(), key=lambda one: one.info.height):
+            if one.info.height <= self.final.info.height or one is final:
+                continue
+            if one.info.height > final.info.height and one.info.prev in alive:
+                alive.add(one.info.hash)
+            else:
+                dead.append(one)
+        return dead
+
     async def _make_final(self, held: Held) -> None:
         info = held.info
-        chunks = await self._chunks(held.block, {})
-        places = [(id, shard, index) for shard, chunk in chunks.items() for index, id in enumerate(chunk.ids)]
-        kept = await self.store.places([id for id, _, _ in places])
-        # The first place of a transaction counts: the second time it is refused by its nonce.
-        places = [place for place, known in zip(places, kept, strict=True) if known is None]
-        dropped = [
-            one.info
-            for one in self.held.values()
-            if one.info.height <= info.height and one.info.hash != info.hash and one.info.height > self.final.info.height
+        if not held.placed:
+            held.placed = placed(await self.chunks_of(held.block, {}))
+        rejected = await self.discarded(held)
+        # Where what ran is not known here, a transaction that stands in the chain already keeps its place.
+        others = [id for id, (shard, _) in held.placed.items() if shard not in self.tracked]
+        doubtful = [*others, *rejected]
+        known = {id for id, place in zip(doubtful, await self.store.places(doubtful), strict=True) if place is not None}
+        places = [
+            (id, shard, index) for id, (shard, index) in held.placed.items() if id not in known and id not in rejected
         ]
-        await self.store.put_final(info, places, dropped)
-        for shard in chunks:
-            for other in dropped:
-                await self.execution.abandon(other.ref, shard)
-            await self.execution.commit(info.ref, shard)
-        await self.pool.settle(committed={id: info.ref for id, _, _ in places})
+        dead = self._dead(held)
+        await self.store.put_final(info, places, [one.info for one in dead])
+        ran = [shard for shard in sorted(self.tracked) if held.block.is_new(shard)]
+        replaced = dict(held.evicted)
+        for shard in ran:
+            for other in dead:
+                await self.execution.abandon(other.info.ref, shard)
+            if self.before_commit is not None:
+                await self.before_commit(held, shard)
+            replaced.update(await self.execution.commit(info.ref, shard) or {})
+        ref = info.ref
+        await self.pool.settle(
+            {id: ref for id, _, _ in places},
+            {id: reason for id, reason in rejected.items() if id not in known},
+            replaced,
+        )
         self.final = held
-        for other in dropped:
-            self._forget(other.hash)
+        for other in dead:
+            self._forget(other.info.hash)
+        if self.head.info.hash not in self.held:
+            self.head = max((one for one in self.held.values()), key=lambda one: one.info.height)
+        held.placed, held.evicted = {}, {}
         self._forget_old()
         self.events.publish(
             "finalised",
-            {"hash": info.hash.hex(), "height": info.height, "transactions": len(places), "chunks": len(chunks)},
+            {
+                "hash": info.hash.hex(),
+                "height": info.height,
+                "transactions": len(places),
+                "chunks": sum(map(held.block.is_new, range(self.genesis.network.shards))),
+            },
         )
+
+    async def discarded(self, held: Held) -> dict[bytes, str]:
+        """The transactions of its chunks that had no effect, with the reason; as far as their shards are kept here."""
+        found = {}
+        for shard in sorted(self.tracked):
+            if held.block.is_new(shard):
+                found.update({one.id: one.reason for one in (await self.run_of(held.info, shard)).discarded})
+        return found
 
     def _forget(self, id: bytes) -> None:
         self.held.pop(id, None)
-        for shard in range(self.genesis.network.shards):
+        for shard in self.tracked:
             self.runs.pop((id, shard), None)
 
     def _forget_old(self) -> None:
+        """Runs that no new chunk can publish, and blocks far below."""
+        last = {(one.block, shard) for shard, one in enumerate(self.final.info.ran)}
+        above = {id for id, one in self.held.items() if one.info.height > self.final.info.height}
+        self.runs = {key: run for key, run in self.runs.items() if key in last or key[0] in above}
         if len(self.held) > 2 * REMEMBERED:
-            for id in [
-                one.info.hash for one in self.held.values() if one.info.height < self.final.info.height - REMEMBERED
-            ]:
+            low = self.final.info.height - REMEMBERED
+            for id in [one.info.hash for one in self.held.values() if one.info.height < low]:
                 self._forget(id)
-
-    # --- recovery ---
-
-    async def recover(self) -> None:
-        """Genesis where the store is empty; else the final chain, what stands on it, and the execution brought to it."""
-        final = await self.store.final()
-        if final is None:
-            await self._begin()
-            return
-        held = await self.find(final)
-        root_id = await self.store.final_hash(self.genesis_height)
-        root = await self.find(root_id) if root_id is not None else None
-        if held is None or root is None:
-            raise StoreCorrupt("stores.chain names a final block that it does not hold: restore it from a backup")
-        self.root = root
-        self.final = self.head = held
-        self.held = {root.info.hash: root, held.info.hash: held}
-        await self._catch_up_execution()
-        for id in await self.store.above():
-            above = await self.find(id)
-            parent = await self.find(above.info.prev) if above is not None else None
-            if above is None or parent is None or above.info.height <= self.final.info.height:
-                continue
-            if parent.info.hash not in self.held:
-                continue
-            chunks = await self._chunks(above.block, {})
-            above.ids = frozenset(id for chunk in chunks.values() for id in chunk.ids)
-            await self._run(above, parent, chunks)
-            self.held[id] = above
-            if above.info.height > self.head.info.height:
-                self.head = above
-            await self._finalise(above)
-
-    @property
-    def genesis_height(self) -> int:
-        table = self.genesis.document.get("consensus", {})
-        return int(table.get("height", 0))
-
-    async def _begin(self) -> None:
-        block, info = await self.environment.offload(self.genesis.build)
-        held = Held(block, info)
-        commitments = await self.execution.genesis(self.genesis.document, info.ref)
-        assert commitments is not None
-        await self.store.put_block(block, info, [])
-        for shard, header in enumerate(block.body.chunks):
-            extra = genesis_extra(header.inner.prev_state_root)
-            if commitments[32 * shard : 32 * shard + 32] != extra.commitment():
-                raise StoreCorrupt(f"the execution's genesis of shard {shard} is not the one of the genesis document")
-            await self.store.put_run(info.hash, shard, Run(extra, ()))
-        await self.store.put_final(info, [], [])
-        self.root = self.final = self.head = held
-        self.held = {info.hash: held}
-
-    async def _catch_up_execution(self) -> None:
-        """A crash between a block's place in the final chain and its commit: run and commit what lacks."""
-        await self.execution.genesis(self.genesis.document, self.root.info.ref)
-        for shard in range(self.genesis.network.shards):
-            applied = await self.execution.applied(shard)
-            if applied is None:
-                continue
-            due = self.final.info.ran[shard].ref
-            if applied.height > due.height:
-                raise StoreCorrupt(
-                    f"shard {shard} of the execution is at block {applied}, above the final chain of stores.chain: the two "
-                    "stores are not from the same moment; restore both from one backup"
-                )
-            height = applied.height + 1
-            while height <= due.height:
-                held = await self.at(height)
-                if held is not None and held.block.is_new(shard) and held.info.hash != self.root.info.hash:
-                    await self._run_again(held.info.ref, shard)
-                    await self.execution.commit(held.info.ref, shard)
-                height += 1
-        final = self.final.info
-        if final.hash == self.root.info.hash:
-            return
-        ids = [id for chunk in (await self._chunks(self.final.block, {})).values() for id in chunk.ids]
-        if ids:
-            await self.pool.settle(committed=dict.fromkeys(ids, final.ref))
-
-
-def run_of_outcome(outcome: Outcome, shards: int) -> Run:
-    receipts: list[Receipt] = []
-    for shard in range(shards):
-        sent = outcome.outgoing.get(shard)
-        if sent is not None:
-            receipts += decode(RECEIPTS, sent.payload)
-    return Run(outcome.detail["extra"], tuple(receipts))
-
-
-def describe(result: Any) -> str:
-    if isinstance(result, Invalid):
-        return f"{result.code}: {result.message}"
-    if isinstance(result, Incomplete):
-        return f"{len(result.missing)} things it needs are not here"
-    return str(result)

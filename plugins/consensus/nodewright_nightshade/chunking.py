@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from attrs import frozen
+from attrs import define, field, frozen
 
-from nodewright.interfaces.common import BlockRef, Bundle, BundleRef, Parcel
+from nodewright.interfaces.common import BlockRef, BundleRef, Parcel
 from nodewright_near.borsh import Malformed, decode, encode
 from nodewright_near.chunks import MAX_CHUNK_BYTES, ChunkBody, ChunkExtra, ParcelProof
 from nodewright_near.genesis import shard_of
 from nodewright_near.headers import BandwidthRequestsV1, ChunkHeader, ChunkInner
-from nodewright_near.merkle import merkle_root, merklize
+from nodewright_near.merkle import MerklePath, merkle_root, merklize
 from nodewright_near.primitives import hash256
 from nodewright_near.receipts import RECEIPTS, Receipt, outgoing_leaf
 from nodewright_near.transactions import SignedTransaction
@@ -20,14 +20,32 @@ from nodewright_nightshade.blocks import Network, chunk_signing_message, extra_o
 from nodewright_nightshade.keys import Signer
 
 
+@frozen
+class Sent:
+    """What a chunk delivers: receipts by destination, the leaves of its outgoing root, and their paths."""
+
+    groups: list[tuple[Receipt, ...]]
+    leaves: list[bytes]
+    paths: list[MerklePath]
+
+
 class InvalidChunk(Exception):
     """The body is not what the header commits to, or the header breaks a rule."""
 
 
-@frozen
+@define
 class Chunk:
+    """Nobody assigns to its fields but ``_sent``, which remembers ``outgoing``."""
+
     header: ChunkHeader
     body: ChunkBody
+    _sent: Sent | None = field(default=None, eq=False, repr=False)
+
+    def outgoing(self, boundaries: Sequence[str]) -> Sent:
+        if self._sent is None:
+            groups, leaves = outgoing_leaves(self.body.prev_outgoing_receipts, boundaries)
+            self._sent = Sent(groups, leaves, merklize(leaves)[1])
+        return self._sent
 
     @property
     def hash(self) -> bytes:
@@ -41,10 +59,10 @@ class Chunk:
     def ids(self) -> list[bytes]:
         return [signed.id for signed in self.body.transactions]
 
-    def bundle(self) -> Bundle:
-        raws = [signed.raw for signed in self.body.transactions]
-        reference = BundleRef(self.hash, len(raws), sum(map(len, raws)), self.shard)
-        return Bundle(reference, b"".join(self.ids), raws)
+    @property
+    def ref(self) -> BundleRef:
+        transactions = self.body.transactions
+        return BundleRef(self.hash, len(transactions), sum(len(signed.raw) for signed in transactions), self.shard)
 
 
 def part_leaf(part: bytes) -> bytes:
@@ -133,17 +151,22 @@ def read(header: ChunkHeader, raw: bytes, producers: int, boundaries: Sequence[s
 
 def parcel(chunk: Chunk, destination: int, ran: BlockRef, boundaries: Sequence[str]) -> Parcel | None:
     """What the shard's previous run (in the block ``ran``) sent to a shard, as this chunk delivers it."""
-    groups, leaves = outgoing_leaves(chunk.body.prev_outgoing_receipts, boundaries)
-    if not groups[destination]:
+    sent = chunk.outgoing(boundaries)
+    if not sent.groups[destination]:
         return None
-    _, paths = merklize(leaves)
-    extra = extra_of(chunk.header.inner)
+    payload = encode(sent.groups[destination], RECEIPTS)
+    return parcel_of(chunk.header, destination, payload, sent.paths[destination], ran)
+
+
+def parcel_of(header: ChunkHeader, destination: int, payload: bytes, path: MerklePath, ran: BlockRef) -> Parcel:
+    """Whether the path leads to the chunk's outgoing root is for who takes the parcel in to check."""
+    extra = extra_of(header.inner)
     return Parcel(
-        chunk.shard,
+        header.inner.shard_id,
         destination,
-        encode(groups[destination], RECEIPTS),
-        leaves[destination],
-        encode(ParcelProof(extra, paths[destination])),
+        payload,
+        outgoing_leaf(destination, payload),
+        encode(ParcelProof(extra, path)),
         ran,
         extra.commitment(),
     )

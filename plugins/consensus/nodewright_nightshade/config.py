@@ -18,6 +18,11 @@ class NightshadeConfig:
     )
     local_validators: int = setting(1, help="on a local network: how many validators it has", minimum=1, maximum=256)
     shards: int = setting(1, help="on a local network: into how many shards accounts are split", minimum=1, maximum=256)
+    track: str = setting(
+        "all",
+        help="of which shards this node is to hold the state: all, or those that it makes chunks for (assigned), while the "
+        "others are checked from witnesses; execution.kept has to name them",
+    )
     endorsement_seconds: float = setting(0.6, help="a tip is endorsed this long after it came", minimum=0.0, maximum=60)
     min_delay_seconds: float = setting(1.8, help="a height is skipped after this at the earliest", minimum=0.05, maximum=60)
     delay_step_seconds: float = setting(0.18, help="added for each height without finality", minimum=0.0, maximum=60)
@@ -30,6 +35,8 @@ class NightshadeConfig:
 def check(config: NightshadeConfig) -> list[str]:
     if config.validator and config.local_validator >= 0:
         return ["validator and local_validator are both set: keep one"]
+    if config.track not in ("all", "assigned"):
+        return [f"track is all or assigned, not {config.track!r}"]
     if config.min_delay_seconds > config.max_delay_seconds:
         return ["min_delay_seconds is more than max_delay_seconds"]
     return []

@@ -4,7 +4,8 @@
 Queries: ``block`` (``id`` or ``height`` or ``finality`` ``final`` / ``optimistic``) → (Block, Info) | None; ``chunk``
 (``id``, or ``block`` and ``shard``) → (ChunkHeader, ChunkBody, author) | None; ``validators`` → dict; ``gas_price``
 (``id`` or ``height``) → int; ``network`` → dict; ``place`` (``id`` of a transaction) → where it stands, final or not.
-Control: ``allow_voting`` → signs again after a restore.
+Control: ``allow_voting`` → signs again after a restore; ``sandbox_patch_state`` (``records``) and ``sandbox_fast_forward``
+(``delta_height``): see ``sandbox``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import trio
 
-from nodewright.errors import ControlRefused, UnknownControl, UnknownQuery
+from nodewright.errors import ConfigurationError, ControlRefused, UnknownControl, UnknownQuery
 from nodewright.interfaces.common import BlockRecord, BlockRef, Location
 from nodewright.interfaces.environment import Environment
 from nodewright.interfaces.execution import Execution
@@ -26,13 +27,13 @@ from nodewright.interfaces.verifier import Verifier
 from nodewright_near.borsh import encode
 from nodewright_near.headers import BLOCK_HEADER
 from nodewright_nightshade import genesis as genesis_rules
-from nodewright_nightshade import keys, local
+from nodewright_nightshade import keys, local, recovery, sandbox, witness
 from nodewright_nightshade.chain import Chain, Held
 from nodewright_nightshade.chunking import Chunk
 from nodewright_nightshade.config import NightshadeConfig
 from nodewright_nightshade.epochs import Epochs
 from nodewright_nightshade.network import Network
-from nodewright_nightshade.producer import Producer
+from nodewright_nightshade.producer import Producer, Said
 from nodewright_nightshade.safety import Safety
 from nodewright_nightshade.store import ChainStore
 
@@ -51,7 +52,7 @@ class Nightshade:
         self._transport = transport
         self._running = False
         self.producer: Producer | None = None
-        self.network = Network(chain, config, transport) if transport is not None else None
+        self.network = Network(chain, config, transport, signer) if transport is not None else None
 
     @classmethod
     def create(
@@ -87,7 +88,9 @@ class Nightshade:
         chain = self.chain
         empty = await chain.store.final() is None
         safety = await Safety.open(chain.environment, empty)
-        await chain.recover()
+        chain.before_commit = self._before_commit
+        await recovery.recover(chain)
+        self._check_tracked()
         if self._signer is not None and not safety.may_sign:
             chain.environment.logger.warning(
                 "this validator signs nothing: its chain is here and what it has signed is not; use the control "
@@ -95,9 +98,32 @@ class Nightshade:
             )
         self.producer = Producer(chain, self._config, safety, self._signer, self._say)
 
-    async def _say(self, said: Any) -> None:
+    async def _before_commit(self, held: Held, shard: int) -> None:
+        """Whoever has no state of a shard asks its producers for witnesses."""
+        if self.network is not None and len(self.chain.epochs.validators) > 1:
+            try:
+                await witness.keep_for_later(self.chain, held, shard)
+            except witness.BadWitness as error:
+                self.chain.environment.logger.warning("no witness will be had", shard=shard, reason=str(error))
+
+    def _check_tracked(self) -> None:
+        """Raises ConfigurationError where the execution keeps less than is wanted of this node."""
+        chain = self.chain
+        wanted = set(range(chain.genesis.network.shards))
+        if self._config.track == "assigned":
+            epoch = chain.epochs.of(chain.head.info.epoch_id)
+            place = chain.epochs.place(self._signer.account) if self._signer is not None else None
+            wanted = {shard for shard, members in enumerate(epoch.chunk_producers) if place in members}
+        lacking = sorted(wanted - chain.tracked)
+        if lacking:
+            raise ConfigurationError(
+                f"execution.kept leaves out {lacking}, which consensus.track = {self._config.track!r} needs: set "
+                f"execution.kept = {sorted(wanted | chain.tracked)}"
+            )
+
+    async def _say(self, said: Said, to: Sequence[int] = ()) -> None:
         if self.network is not None:
-            await self.network.say(said)
+            await self.network.say(said, to)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         assert self.producer is not None
@@ -136,7 +162,7 @@ class Nightshade:
             return None
         block, chunks = held.block, await self._chunks_of(held)
         lite, rest = block.header.inner_lite, block.header.inner_rest
-        bundles = tuple(chunk.bundle().ref for chunk in chunks.values())
+        bundles = tuple(chunk.ref for chunk in chunks.values())
         return BlockRecord(
             held.info.ref,
             held.info.prev,
@@ -174,20 +200,20 @@ class Nightshade:
         return await self.block(held.info.hash) if held is not None else None
 
     async def locate(self, ids: Sequence[bytes]) -> list[Location | None]:
-        return [await self._locate(id) for id in ids]
-
-    async def _locate(self, id: bytes) -> Location | None:
-        (place,) = await self.chain.store.places([id])
-        if place is not None:
-            held = await self.chain.find(place.block.id)
-            if held is not None:
-                return Location(held.block.body.chunks[place.shard].hash(), place.index, place.block)
-        for above in await self.chain.above_final(self.chain.head):
-            if id in above.ids:
-                for chunk in (await self._chunks_of(above)).values():
-                    if id in chunk.ids:
-                        return Location(chunk.hash, chunk.ids.index(id), above.info.ref)
-        return None
+        found: list[Location | None] = []
+        above = (await self.chain.above_final(self.chain.head))[::-1]
+        for id, place in zip(ids, await self.chain.store.places(ids), strict=True):
+            held = await self.chain.find(place.block.id) if place is not None else None
+            if place is not None and held is not None:
+                found.append(Location(held.block.body.chunks[place.shard].hash(), place.index, place.block))
+                continue
+            held = next((one for one in above if id in one.placed), None)
+            if held is None:
+                found.append(None)
+                continue
+            shard, index = held.placed[id]
+            found.append(Location(held.block.body.chunks[shard].hash(), index, held.info.ref))
+        return found
 
     async def transactions(self, ids: Sequence[bytes]) -> list[bytes | None]:
         found: list[bytes | None] = []
@@ -271,4 +297,9 @@ class Nightshade:
             await self.producer.safety.allow()
             self.producer.wake()
             return None
-        raise UnknownControl(f"nightshade has no control {command!r}; it has allow_voting")
+        if command == "sandbox_patch_state":
+            return await sandbox.patch_state(self.chain, self.producer, **arguments)
+        if command == "sandbox_fast_forward":
+            return await sandbox.fast_forward(self.chain, self.producer, **arguments)
+        known = "allow_voting, sandbox_fast_forward, sandbox_patch_state"
+        raise UnknownControl(f"nightshade has no control {command!r}; it has {known}")

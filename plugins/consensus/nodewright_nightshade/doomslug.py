@@ -13,6 +13,7 @@ Invariants:
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Mapping, Sequence
 
 from attrs import define, field, frozen
@@ -65,7 +66,9 @@ class Timer:
     _endorsed: bool = field(default=False)
 
     def __attrs_post_init__(self) -> None:
-        self._target = self.tip.height + 1
+        # What was approved before a start is not gone through again: it goes on from there.
+        self._target = max(self.tip.height + 1, self.approved)
+        self._endorsed = self.approved > self.tip.height
 
     def new_tip(self, tip: Tip, now: float) -> None:
         """The head has changed."""
@@ -115,35 +118,54 @@ class Votes:
             self.since = now
         return True
 
+    def remove(self, account: str) -> None:
+        if self.signatures.pop(account, None) is not None:
+            self.stake -= self.stakes[account]
+
     @property
     def enough(self) -> bool:
         return 3 * self.stake > 2 * self.total
 
 
-MAX_TARGETS_AHEAD = 10_000
+MAX_TARGETS = 64
 
 
 @define
 class Approvals:
     """What others have approved: for each target, on each parent (its hash, or its height where the target is not the one
-    right above it, as a skip names no hash). Bounded: one vote of a validator for a target and parent counts, targets too
-    far up are refused, and those at or below the head are forgotten."""
+    right above it, as a skip names no hash). Bounded: one vote of a validator for a target and parent counts, those for
+    its MAX_TARGETS highest targets are kept (an honest one's targets only rise), and those at or below the head are
+    forgotten."""
 
     stakes: Mapping[str, int]
     _votes: dict[int, dict[bytes | int, Votes]] = field(factory=dict)
-    _seen: dict[str, int] = field(factory=dict)
+    _targets: dict[str, list[int]] = field(factory=dict)
 
     def add(self, account: str, parent: bytes | int, target: int, signature: bytes, now: float, head: int) -> bool:
-        if not head < target <= head + MAX_TARGETS_AHEAD or account not in self.stakes:
+        if target <= head or account not in self.stakes:
             return False
+        mine = self._targets.setdefault(account, [])
+        # One validator names one parent for a target; only a liar names another.
+        if target in mine or (len(mine) >= MAX_TARGETS and target < mine[0]):
+            return False
+        if len(mine) >= MAX_TARGETS:
+            self._drop(account, mine[0])
+        insort(mine, target)
         of_target = self._votes.setdefault(target, {})
         votes = of_target.get(parent)
         if votes is None:
-            # One validator names one parent for a target; only a liar names another.
-            if any(account in one.signatures for one in of_target.values()):
-                return False
             votes = of_target[parent] = Votes(self.stakes, sum(self.stakes.values()))
         return votes.add(account, signature, now)
+
+    def _drop(self, account: str, target: int) -> None:
+        self._targets[account].remove(target)
+        of_target = self._votes.get(target, {})
+        for parent, votes in list(of_target.items()):
+            votes.remove(account)
+            if not votes.signatures:
+                del of_target[parent]
+        if not of_target:
+            self._votes.pop(target, None)
 
     def votes(self, parent_hash: bytes, parent_height: int, target: int) -> Votes | None:
         parent: bytes | int = parent_hash if target == parent_height + 1 else parent_height
@@ -155,6 +177,8 @@ class Approvals:
     def forget(self, head: int) -> None:
         for target in [one for one in self._votes if one <= head]:
             del self._votes[target]
+        for account, mine in self._targets.items():
+            self._targets[account] = [target for target in mine if target > head]
 
 
 def may_produce(votes: Votes | None, delays: Delays, timer: float, all_chunks: bool, now: float) -> bool:

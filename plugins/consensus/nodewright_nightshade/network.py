@@ -1,15 +1,17 @@
 """What nodes of one network say to each other, and following what the others have.
 
-Channels: ``near.block`` (blocks), ``near.vote`` (approvals and endorsements), ``near.chunk`` (chunk headers, whose bodies
-are fetched), ``near.tx`` (transactions on their way to who makes their chunk), ``near.request``:
-  ``S`` → height u64 ‖ hash of the head; ``B`` ‖ height u64 → blocks of the replier's chain above that height, in order,
-  each behind its length u32, as many as fit.
-Body ``near_chunk`` by chunk hash.
+Channels: ``near.block`` (``B`` block, from who made it; ``N`` height u64 ‖ hash, from who accepted it), ``near.vote``
+(approvals to the producer of their target, endorsements to the producers of the next heights), ``near.tx`` (transactions
+on their way to who makes their chunk), ``near.request``:
+  ``S`` → height u64 ‖ hash of the head, and for a validator its account and its signature over the node's key;
+  ``B`` ‖ height u64 → blocks of the replier's chain above that height, each behind its length u32, as many as fit.
+Chunks: see ``delivery``; witnesses: ``witnessing``. Every validator is to be connected to every other: what is meant for
+one whose peer is not known is said to all.
 
 Invariants:
 - each peer is followed by a task of its own: what one withholds or delays costs the others nothing;
 - a block or chunk is believed only after its checks; who sends one that breaks a rule is penalised, by name;
-- everything that waits for a peer is bounded: MAX_WAITING messages, one fetch at a time.
+- everything that waits for a peer is bounded: MAX_WAITING messages, one fetch of a block at a time, AT_WORK chunks.
 """
 
 from __future__ import annotations
@@ -20,78 +22,75 @@ from typing import Any
 import trio
 from attrs import define, field
 
-from nodewright.errors import BodyTooLarge, NotHere, PeerGone, RequestTimeout
+from nodewright.errors import PeerGone, RequestTimeout
+from nodewright.interfaces.common import Admitted
 from nodewright.interfaces.transport import Message, PeerUp, Transport
 from nodewright_near.borsh import Malformed, decode, encode
-from nodewright_near.chunks import MAX_CHUNK_BYTES, ChunkEndorsement
-from nodewright_near.headers import CHUNK_HEADER, Approval, ChunkHeader
-from nodewright_nightshade import chunking
-from nodewright_nightshade.blocks import MAX_BLOCK_BYTES, Block, InvalidBlock, chunk_signing_message
+from nodewright_near.chunks import ChunkEndorsement
+from nodewright_near.headers import Approval
+from nodewright_near.primitives import hash256
+from nodewright_nightshade.blocks import MAX_BLOCK_BYTES, Block, FutureBlock, InvalidBlock
 from nodewright_nightshade.chain import Chain, MissingChunks, UnknownParent
-from nodewright_nightshade.chunking import Chunk, InvalidChunk
+from nodewright_nightshade.chunking import Chunk
 from nodewright_nightshade.config import NightshadeConfig
-from nodewright_nightshade.keys import verify
-from nodewright_nightshade.producer import Producer
+from nodewright_nightshade.delivery import Delivery, Unavailable
+from nodewright_nightshade.keys import Signer, verify
+from nodewright_nightshade.parts import Parts
+from nodewright_nightshade.producer import Producer, Said
+from nodewright_nightshade.witnessing import Witnesses
 
 MAX_WAITING = 128
 MAX_REPLY_BYTES = 4 * 1024 * 1024
 MAX_MESSAGE_BYTES = MAX_BLOCK_BYTES + 1024
 MAX_TRANSACTIONS_BYTES = 2 * 1024 * 1024
-BODY_CHUNK = "near_chunk"
+MAX_HEARD = 1_000_000
 INVALID_POINTS = 100
 MALFORMED_POINTS = 20
 WITHHELD_POINTS = 10
 RETRY_SECONDS = 1.0
 MAX_RETRY_SECONDS = 30.0
 STATUS_SECONDS = 10.0
-
-
-class Unavailable(Exception):
-    pass
+TOLD = 8  # peers that hear of a block from who only accepted it
+GRACE_SECONDS = 0.3
 
 
 @define(eq=False)
 class Peer:
     id: bytes
-    send: trio.MemorySendChannel[Block | ChunkHeader]
-    receive: trio.MemoryReceiveChannel[Block | ChunkHeader]
+    send: trio.MemorySendChannel[Block]
+    receive: trio.MemoryReceiveChannel[Block]
     scope: trio.CancelScope = field(factory=trio.CancelScope)
     height: int = 0
+    place: int | None = None  # the validator that it has shown to be
     wake: trio.Event = field(factory=trio.Event)
 
 
-class Bodies:
-    """Chunk bodies for others: of blocks, and of chunks on offer."""
-
-    def __init__(self, network: Network) -> None:
-        self._network = network
-
-    async def _body(self, id: bytes) -> bytes | None:
-        chunk = self._network.recent.get(id) or await self._network.chain.store.chunk(id)
-        return None if chunk is None else encode(chunk.body)
-
-    async def size(self, id: bytes) -> int | None:
-        body = await self._body(id)
-        return None if body is None else len(body)
-
-    async def read(self, id: bytes, offset: int, length: int) -> bytes:
-        return (await self._body(id) or b"")[offset : offset + length]
+def identity(node_id: bytes) -> bytes:
+    """What a validator signs so that others know its node."""
+    return b"nodewright near validator" + node_id
 
 
 class Network:
-    def __init__(self, chain: Chain, config: NightshadeConfig, transport: Transport) -> None:
+    def __init__(self, chain: Chain, config: NightshadeConfig, transport: Transport, signer: Signer | None) -> None:
         self.chain = chain
         self.transport = transport
-        self.recent: dict[bytes, Chunk] = {}
         self._timeout = config.request_timeout_seconds
         self._blocks = transport.channel("near.block", 64, "oldest", MAX_MESSAGE_BYTES)
         self._votes = transport.channel("near.vote", 4096, "oldest", 4096)
-        self._chunks = transport.channel("near.chunk", 256, "oldest", 64 * 1024)
         self._txs = transport.channel("near.tx", 64, "block", MAX_TRANSACTIONS_BYTES + 65536)
         self._requests = transport.channel("near.request", 64, "block", MAX_REPLY_BYTES + MAX_MESSAGE_BYTES)
         self._peers: dict[bytes, Peer] = {}
+        self._by_place: dict[int, bytes] = {}
+        self._seen: dict[bytes, None] = {}
+        self._heard: set[bytes] = set()  # transactions that came from a peer: not to be forwarded at once
         self._producer: Producer | None = None
-        transport.provide(BODY_CHUNK, Bodies(self))
+        self._nursery: trio.Nursery | None = None
+        self._shown = b""
+        if signer is not None:
+            account = signer.account.encode()
+            self._shown = bytes([len(account)]) + account + signer.sign(identity(transport.node_id))
+        self.delivery = Delivery(chain, transport, self._timeout, self._by_place.get, self._accuse)
+        self.witnesses = Witnesses(chain, transport, self._timeout, self._offered, self._accuse)
 
     @property
     def peers_ahead(self) -> int:
@@ -103,27 +102,36 @@ class Network:
 
     # --- saying ---
 
-    async def say(self, said: Approval | ChunkEndorsement | Block | Chunk) -> None:
+    async def say(self, said: Said, to: Sequence[int] = ()) -> None:
+        """``to``: the validators it is for, by their places."""
         if isinstance(said, Block):
-            await self._blocks.broadcast(said.encode())
+            raw = said.encode()
+            self._has_seen(raw)
+            await self._blocks.broadcast(b"B" + raw)
         elif isinstance(said, Chunk):
-            self._remember(said)
-            await self._chunks.broadcast(encode(said.header, CHUNK_HEADER))
-        elif isinstance(said, Approval):
-            await self._votes.broadcast(b"A" + encode(said))
+            await self.delivery.push(said, {id: place for place, id in self._by_place.items()})
         else:
-            await self._votes.broadcast(b"E" + encode(said))
+            vote = (b"A" if isinstance(said, Approval) else b"E") + encode(said)
+            mine = self._producer.place if self._producer is not None else None
+            peers = {self._by_place.get(place) for place in to if place != mine}
+            if None in peers:
+                await self._votes.broadcast(vote)
+                return
+            for peer in sorted(one for one in peers if one is not None):
+                try:
+                    await self._votes.send(peer, vote)
+                except PeerGone:
+                    continue
 
-    def _remember(self, chunk: Chunk) -> None:
-        self.recent[chunk.hash] = chunk
-        while len(self.recent) > MAX_WAITING:
-            self.recent.pop(next(iter(self.recent)))
-
-    async def forward(self, raws: Sequence[bytes]) -> None:
-        """Transactions that were posted here, to all: one of them makes the chunk."""
+    async def forward(self, raws: Sequence[tuple[bytes, bytes]], again: bool = False) -> None:
+        """Transactions (id, raw) that were posted here, to all: one of them makes the chunk. ``again``: also those that
+        came from peers."""
         batch: list[bytes] = []
         size = 0
-        for raw in raws:
+        for id, raw in raws:
+            if id in self._heard and not again:
+                self._heard.discard(id)
+                continue
             if size + len(raw) > MAX_TRANSACTIONS_BYTES and batch:
                 await self._txs.broadcast(b"".join(batch))
                 batch, size = [], 0
@@ -136,11 +144,14 @@ class Network:
 
     async def run(self, producer: Producer) -> None:
         self._producer = producer
-        producer.forward = self.forward
+        producer.waiting.forward = self.forward
+        producer.shows = self._shows
+        self.delivery.gathered = producer.offer
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             nursery.start_soon(self._follow_peers, nursery)
             nursery.start_soon(self._hear_blocks)
-            nursery.start_soon(self._hear_chunks)
+            nursery.start_soon(self._hear_chunks, nursery)
             nursery.start_soon(self._hear_votes)
             nursery.start_soon(self._hear_transactions)
             nursery.start_soon(self._answer)
@@ -151,8 +162,10 @@ class Network:
             old = self._peers.pop(event.peer.id, None)
             if old is not None:
                 old.scope.cancel()
+                if old.place is not None and self._by_place.get(old.place) == old.id:
+                    del self._by_place[old.place]
             if isinstance(event, PeerUp):
-                send, receive = trio.open_memory_channel[Block | ChunkHeader](MAX_WAITING)
+                send, receive = trio.open_memory_channel[Block](MAX_WAITING)
                 peer = self._peers[event.peer.id] = Peer(event.peer.id, send, receive)
                 nursery.start_soon(self._follow, peer)
 
@@ -160,41 +173,75 @@ class Network:
         with peer.scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._catch_up, peer)
-                async for said in peer.receive:
+                async for block in peer.receive:
                     try:
-                        if isinstance(said, Block):
-                            await self._take_block(peer, said)
-                        else:
-                            await self._take_chunk(peer, said)
+                        await self._take_block(peer, block)
                     except Unavailable as error:
                         self.chain.environment.logger.debug("not had", peer=peer.id.hex()[:16], reason=str(error))
 
     def _blame(self, peer: bytes, points: int, reason: str) -> None:
         self.transport.penalise(peer, points, reason)
 
-    def _push(self, peer: bytes, said: Block | ChunkHeader) -> None:
-        known = self._peers.get(peer)
-        if known is not None:
-            try:
-                known.send.send_nowait(said)
-            except trio.WouldBlock:
-                pass  # what is dropped is caught up with
+    def _accuse(self, peer: bytes, reason: str) -> None:
+        self._blame(peer, INVALID_POINTS, reason)
+
+    def _offered(self, id: bytes) -> Chunk | None:
+        return self._producer.chunk(id) if self._producer is not None else None
+
+    async def _shows(self, chunk: Chunk, producers: Sequence[int]) -> bool:
+        return await self.witnesses.shows(chunk, [self._by_place[one] for one in producers if one in self._by_place])
+
+    def _has_seen(self, raw: bytes) -> bool:
+        key = hash256(raw)
+        if key in self._seen:
+            return True
+        self._seen[key] = None
+        if len(self._seen) > 1024:
+            self._seen.pop(next(iter(self._seen)))
+        return False
 
     async def _hear_blocks(self) -> None:
         while True:
             message = await self._blocks.receive()
+            kind, raw = message.payload[:1], message.payload[1:]
+            peer = self._peers.get(message.peer)
+            if peer is None:
+                continue
+            if kind == b"N" and len(raw) == 40:
+                assert self._nursery is not None
+                height, id = int.from_bytes(raw[:8], "little"), raw[8:]
+                if height > self.chain.final.info.height and id not in self.chain.held:
+                    peer.height = max(peer.height, min(height, self.chain.head.info.height + 1_000_000))
+                    self._nursery.start_soon(self._told, peer, id)
+                continue
+            if kind == b"B" and self._has_seen(raw):
+                continue
             try:
-                self._push(message.peer, Block.decode(message.payload))
+                if kind != b"B":
+                    raise Malformed("a message of no known kind")
+                peer.send.send_nowait(Block.decode(raw))
             except Malformed as error:
                 self._blame(message.peer, MALFORMED_POINTS, f"a block that cannot be read: {error}")
+            except trio.WouldBlock:
+                pass  # what is dropped is caught up with
 
-    async def _hear_chunks(self) -> None:
+    async def _told(self, peer: Peer, id: bytes) -> None:
+        """A peer has a block: it is asked for unless it comes by itself."""
+        with trio.move_on_after(GRACE_SECONDS):
+            while id not in self.chain.held:
+                await self.chain.moved()
+        if id not in self.chain.held:
+            peer.wake.set()
+
+    async def _hear_chunks(self, nursery: trio.Nursery) -> None:
         while True:
-            message = await self._chunks.receive()
+            message = await self.delivery.channel.receive()
+            if self._has_seen(message.payload):
+                continue
             try:
-                self._push(message.peer, decode(CHUNK_HEADER, message.payload))
+                nursery.start_soon(self.delivery.take, message.peer, decode(Parts, message.payload))
             except Malformed as error:
-                self._blame(message.peer, MALFORMED_POINTS, f"a chunk header that cannot be read: {error}")
+                self._blame(message.peer, MALFORMED_POINTS, f"parts of a chunk that cannot be read: {error}")
 
     async def _hear_votes(self) -> None:
         assert self._producer is not None
@@ -225,7 +272,11 @@ class Network:
             if at != len(data):
                 self._blame(message.peer, MALFORMED_POINTS, "transactions that cannot be read")
                 continue
-            await self.chain.pool.submit(raws, f"peer:{message.peer.hex()}")
+            answers = await self.chain.pool.submit(raws, f"peer:{message.peer.hex()}")
+            new = [one.id for one in answers if isinstance(one, Admitted) and not one.known]
+            if len(self._heard) + len(new) > MAX_HEARD:
+                self._heard.clear()
+            self._heard.update(new)
 
     async def _head_moves(self) -> None:
         assert self._producer is not None
@@ -233,66 +284,7 @@ class Network:
             await self.chain.moved()
             await self._producer.retry_endorsements()
 
-    # --- blocks and chunks of one peer ---
-
-    async def _fetch(self, peer: bytes, header: ChunkHeader) -> Chunk:
-        id = header.hash()
-        known = self.recent.get(id) or await self.chain.store.chunk(id)
-        if known is not None:
-            return Chunk(header, known.body)
-        others = [one.id for one in self.transport.peers() if one.id != peer]
-        self.chain.environment.random.shuffle(others)
-        limit = min(MAX_CHUNK_BYTES, header.inner.encoded_length)
-        for source in [peer, *others]:
-            data = bytearray()
-            try:
-                async for piece in self.transport.fetch(source, BODY_CHUNK, id, limit, timeout_seconds=self._timeout):
-                    data += piece
-            except (PeerGone, RequestTimeout, NotHere, BodyTooLarge):
-                continue
-            try:
-                chunk = await self.chain.environment.offload(
-                    chunking.read,
-                    header,
-                    bytes(data),
-                    len(self.chain.genesis.validators),
-                    self.chain.genesis.boundaries,
-                )
-            except InvalidChunk as error:
-                self._blame(source, MALFORMED_POINTS, f"its body of chunk {id.hex()[:16]}: {error}")
-                continue
-            self._remember(chunk)
-            return chunk
-        raise Unavailable(f"no peer has the body of chunk {id.hex()}")
-
-    async def _take_chunk(self, peer: Peer, header: ChunkHeader) -> None:
-        """A chunk for the next block: its producer's signature, then its body."""
-        assert self._producer is not None
-        inner = header.inner
-        if header.height_included or not 0 <= inner.shard_id < self.chain.genesis.network.shards:
-            self._blame(peer.id, MALFORMED_POINTS, "a chunk header of no place")
-            return
-        if inner.height_created <= self.chain.final.info.height:
-            return
-        if inner.prev_block_hash not in self.chain.held:
-            await self._wait_for(inner.prev_block_hash)
-        parent = self.chain.held.get(inner.prev_block_hash)
-        if parent is None or inner.height_created != parent.info.height + 1:
-            return
-        grandparent = await self.chain.parent(parent.info)
-        epoch_id = self.chain.chunk_epoch(parent.info, grandparent.info if grandparent is not None else None)
-        epoch = self.chain.epochs.of(epoch_id)
-        key = epoch.validators[epoch.chunk_producer(inner.height_created, inner.shard_id)].key
-        if not verify(key, chunk_signing_message(inner), header.signature):
-            self._blame(peer.id, INVALID_POINTS, f"a chunk of shard {inner.shard_id} that its producer did not sign")
-            return
-        await self._producer.offer(await self._fetch(peer.id, header))
-
-    async def _wait_for(self, id: bytes) -> None:
-        """A chunk may come just before the block it stands on."""
-        with trio.move_on_after(RETRY_SECONDS):
-            while id not in self.chain.held:
-                await self.chain.moved()
+    # --- blocks of one peer ---
 
     async def _take_block(self, peer: Peer, block: Block) -> None:
         peer.height = max(peer.height, min(block.height, self.chain.head.info.height + 1_000_000))
@@ -300,7 +292,7 @@ class Network:
         while True:
             try:
                 if await self.chain.accept(block, bodies):
-                    await self._blocks.broadcast(block.encode(), exclude=[peer.id])
+                    await self._tell(block, peer)
                 return
             except UnknownParent:
                 peer.wake.set()
@@ -309,12 +301,25 @@ class Network:
                 before = len(bodies)
                 for shard, header in enumerate(block.body.chunks):
                     if block.is_new(shard) and header.hash() not in bodies:
-                        bodies[header.hash()] = await self._fetch(peer.id, header)
+                        bodies[header.hash()] = await self.delivery.gather(header, peer.id)
                 if len(bodies) == before:
                     raise Unavailable("bodies of a block") from None
+            except FutureBlock as error:
+                self._blame(peer.id, MALFORMED_POINTS, f"block {block.hash.hex()[:16]}: {error}")
+                return
             except InvalidBlock as error:
                 self._blame(peer.id, INVALID_POINTS, f"block {block.hash.hex()[:16]}: {error}")
                 return
+
+    async def _tell(self, block: Block, source: Peer) -> None:
+        """Some others: for them it is not from who made it."""
+        others = [one for one in self._peers if one != source.id]
+        chosen = self.chain.environment.random.sample(others, min(TOLD, len(others)))
+        for peer in chosen:
+            try:
+                await self._blocks.send(peer, b"N" + block.height.to_bytes(8, "little") + block.hash)
+            except PeerGone:
+                continue
 
     # --- catching up ---
 
@@ -329,17 +334,29 @@ class Network:
         while True:
             peer.wake = trio.Event()
             status = await self._ask(peer.id, b"S")
-            if status is not None and len(status) == 40:
-                peer.height = int.from_bytes(status[:8], "little")
-            elif status is not None:
+            if status is not None and not self._read_status(peer, status):
                 self._blame(peer.id, MALFORMED_POINTS, "a status that cannot be read")
+                status = None
             moved = False
-            if peer.height > self.chain.head.info.height or (status and await self.chain.find(status[8:]) is None):
+            if peer.height > self.chain.head.info.height or (status and await self.chain.find(status[8:40]) is None):
                 moved = await self._blocks_from(peer)
             pause = RETRY_SECONDS if moved else min(MAX_RETRY_SECONDS, 2 * pause)
             with trio.move_on_after(0.0 if moved else max(pause, STATUS_SECONDS)):
                 await self.chain.environment.sleep(min(pause, RETRY_SECONDS))
                 await peer.wake.wait()
+
+    def _read_status(self, peer: Peer, status: bytes) -> bool:
+        peer.height = int.from_bytes(status[:8], "little")
+        shown = status[40:]
+        if len(status) == 40 or peer.place is not None:
+            return len(status) >= 40
+        account, signature = shown[1 : 1 + shown[0]] if shown else b"", shown[1 + shown[0] :] if shown else b""
+        place = self.chain.epochs.place(account.decode("ascii", "replace"))
+        if place is None or not verify(self.chain.epochs.validators[place].key, identity(peer.id), signature):
+            return False
+        peer.place = place
+        self._by_place[place] = peer.id
+        return True
 
     async def _blocks_from(self, peer: Peer) -> bool:
         """Blocks above the final one, page by page; whether any was new."""
@@ -402,7 +419,7 @@ class Network:
         kind, body = payload[:1], payload[1:]
         if kind == b"S" and not body:
             head = self.chain.head.info
-            return head.height.to_bytes(8, "little") + head.hash
+            return head.height.to_bytes(8, "little") + head.hash + self._shown
         if kind == b"B" and len(body) == 8:
             return await self._blocks_above(int.from_bytes(body, "little"))
         raise Malformed("a request of no known form")

@@ -12,31 +12,37 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol
 
 import trio
 from attrs import define, evolve, field
 
-from nodewright.interfaces.execution import Candidate, Limits
-from nodewright_near.borsh import Malformed
 from nodewright_near.chunks import ChunkEndorsement
 from nodewright_near.headers import Approval, Endorsement, Skip, approval_message, approval_of, endorsement_message
 from nodewright_near.primitives import NO_SIGNATURE
-from nodewright_near.transactions import SignedTransaction
 from nodewright_nightshade import blocks, chunking
-from nodewright_nightshade.blocks import Block, extra_of
-from nodewright_nightshade.chain import Chain, Held
+from nodewright_nightshade.blocks import Block, InvalidBlock, extra_of
+from nodewright_nightshade.chain import Chain, Held, MissingChunks, UnknownParent
 from nodewright_nightshade.chunking import Chunk
 from nodewright_nightshade.config import NightshadeConfig
 from nodewright_nightshade.doomslug import Approvals, Delays, Due, Timer, Tip, may_produce
 from nodewright_nightshade.keys import Signer, verify
 from nodewright_nightshade.mandates import endorsed
 from nodewright_nightshade.safety import Safety
+from nodewright_nightshade.waiting import Waiting
 
 MAX_WAITING = 256
-MAX_CHUNK_TRANSACTION_BYTES = 8 * 1024 * 1024
+MAX_RIVALS = 4  # chunks of one place: more than one only from a liar
 CHUNK_AT = 0.5  # of the time until a tip is endorsed, a chunk is made: as late as others still can get it
 
-Say = Callable[[Approval | ChunkEndorsement | Block | Chunk], Awaitable[None]]
+ENDORSED_TO = 4  # producers of so many next heights hear of an endorsement
+
+Said = Approval | ChunkEndorsement | Block | Chunk
+
+
+class Say(Protocol):
+    async def __call__(self, said: Said, to: Sequence[int] = ()) -> None:
+        """``to``: the validators it is for, by their places; chunks and blocks are for all."""
 
 
 @define
@@ -54,11 +60,13 @@ class Producer:
     safety: Safety
     signer: Signer | None
     say: Say
-    waiting: dict[int, dict[bytes, Candidate]] = field(factory=dict)
     offered: dict[bytes, dict[int, dict[bytes, Offered]]] = field(factory=dict)  # parent → shard → chunk hash
-    unmatched: dict[bytes, list[ChunkEndorsement]] = field(factory=dict)
+    early: dict[int, dict[bytes, bytes]] = field(factory=dict)  # validator → chunk hash → signature, before the chunk
     produced: dict[str, int] = field(factory=dict)
-    forward: Callable[[Sequence[bytes]], Awaitable[None]] | None = None
+    shows: Callable[[Chunk, Sequence[int]], Awaitable[bool]] | None = None  # whether a witness carries a chunk
+    _judging: set[bytes] = field(factory=set)
+    _nursery: trio.Nursery | None = None
+    waiting: Waiting = field(init=False)
     _timer: Timer = field(init=False)
     _approvals: Approvals = field(init=False)
     _delays: Delays = field(init=False)
@@ -68,6 +76,7 @@ class Producer:
 
     def __attrs_post_init__(self) -> None:
         config = self.config
+        self.waiting = Waiting(self.chain, config.max_chunk_transactions, self.wake)
         self._delays = Delays(
             config.endorsement_seconds, config.min_delay_seconds, config.delay_step_seconds, config.max_delay_seconds
         )
@@ -89,7 +98,9 @@ class Producer:
         self._stand_on(self.chain.head)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch)
-            nursery.start_soon(self._take)
+            nursery.start_soon(self.waiting.take)
+            nursery.start_soon(self.waiting.resend)
+            self._nursery = nursery
             while True:
                 self._wake = trio.Event()
                 if self.chain.head.info.hash != self._timer.tip.hash:
@@ -120,8 +131,6 @@ class Producer:
             if parent == info.hash
             or next(iter(next(iter(shards.values())).values())).chunk.header.inner.height_created > info.height
         }
-        if len(self.unmatched) > MAX_WAITING:
-            self.unmatched.clear()
 
     def _next(self) -> float:
         found = [self._timer.next_at()] if self.signer is not None else [self._now() + 60]
@@ -151,14 +160,14 @@ class Producer:
 
     async def _is_wanted(self) -> bool:
         """Whether there is something to make a block for."""
-        if self.config.produce_empty or any(self.waiting.values()):
+        if self.config.produce_empty or self.waiting:
             return True
         head = self.chain.head
         # Receipts on their way, and what is not final yet, want blocks too.
-        return any(held.ids for held in await self.chain.above_final(head)) or await self._has_receipts(head)
+        return any(held.placed for held in await self.chain.above_final(head)) or await self._has_receipts(head)
 
     async def _has_receipts(self, head: Held) -> bool:
-        for shard in range(self.chain.genesis.network.shards):
+        for shard in self.chain.tracked:
             run = await self.chain.run_of(head.info, shard)
             if run.receipts or run.extra.congestion.delayed_receipts_gas:
                 return True
@@ -168,13 +177,35 @@ class Producer:
 
     async def _approve(self, due: Due) -> None:
         assert self.signer is not None
-        if self.place is None or not await self.safety.approve(due.target):
+        if self.place is None or not await self.safety.approve(due.target, due.parent_height):
             return
         inner = approval_of(due.parent_hash, due.parent_height, due.target)
         signature = self.signer.sign(approval_message(inner, due.target))
         approval = Approval(inner, due.target, signature, self.signer.account)
         self._count(approval)
-        await self.say(approval)
+        producer = await self._block_producer(due.target)
+        await self.say(approval, [producer])
+        if not due.is_endorsement:
+            # The chunks that wait for a block: its producer may not have heard of them.
+            for of_shard in self.offered.get(due.parent_hash, {}).values():
+                for offered in of_shard.values():
+                    mine = offered.signatures.get(self.place)
+                    if mine is not None:
+                        await self.say(ChunkEndorsement(self.signer.account, offered.chunk.hash, mine), [producer])
+
+    async def _block_producer(self, target: int) -> int:
+        """Of a block at that height on the head."""
+        info = self.chain.head.info
+        grandparent = await self.chain.parent(info)
+        before = grandparent.info if grandparent is not None else None
+        epoch = self.chain.epochs.of(blocks.place_of(info, before, target, self.chain.genesis.network).epoch_id)
+        return epoch.block_producer(target)
+
+    async def skip_to(self, target: int) -> None:
+        """Approve a block at this height on the head, as if the heights in between had been waited for."""
+        info = self.chain.head.info
+        await self._approve(Due(info.hash, info.height, target))
+        self.wake()
 
     def _count(self, approval: Approval) -> bool:
         parent = approval.inner.parent_hash if isinstance(approval.inner, Endorsement) else approval.inner.parent_height
@@ -198,18 +229,6 @@ class Producer:
 
     # --- chunks ---
 
-    async def _take(self) -> None:
-        """Candidates from the pool wait here, by shard, until they are final or refused."""
-        pool = self.chain.pool
-        while True:
-            candidates = await pool.take(4096)
-            for candidate in candidates:
-                self.waiting.setdefault(candidate.shard, {})[candidate.id] = candidate
-            self.wake()
-            if self.forward is not None:
-                bodies = pool.bodies([candidate.id for candidate in candidates])
-                await self.forward([body for body in bodies if body is not None])
-
     async def _make_chunks(self, head: Held) -> None:
         place = self.place
         if place is None or self.signer is None:
@@ -221,7 +240,7 @@ class Producer:
             if epoch.chunk_producer(height, shard) != place or not await self.safety.make_chunk(shard, height):
                 continue
             run = await self.chain.run_of(head.info, shard)
-            transactions = await self._choose(head, shard)
+            transactions = await self.waiting.choose(head, shard)
             chunk = await self.chain.environment.offload(
                 chunking.make,
                 self.signer,
@@ -237,72 +256,50 @@ class Producer:
             await self.say(chunk)
             await self.offer(chunk)
 
-    async def _choose(self, head: Held, shard: int) -> list[SignedTransaction]:
-        waiting = self.waiting.get(shard, {})
-        pool = self.chain.pool
-        if not waiting:
-            return []
-        used = await self.chain.used(head)
-        candidates = [one for one in list(waiting.values())[: 4 * self.config.max_chunk_transactions] if one.id not in used]
-        bodies = pool.bodies([one.id for one in candidates])
-        for one, body in zip(candidates, bodies, strict=True):
-            if body is None:  # it has its final status
-                del waiting[one.id]
-        here = {one.id: body for one, body in zip(candidates, bodies, strict=True) if body is not None}
-        limits = Limits(self.config.max_chunk_transactions, MAX_CHUNK_TRANSACTION_BYTES)
-        selection = await self.chain.execution.select(head.info.ref, [one for one in candidates if one.id in here], limits)
-        rejected = dict(selection.rejected)
-        chosen: list[SignedTransaction] = []
-        recent: dict[bytes, bool] = {}
-        for one in selection.chosen:
-            try:
-                signed = SignedTransaction.decode(here[one.id])
-            except Malformed as error:
-                rejected[one.id] = str(error)
-                continue
-            named = signed.transaction.block_hash
-            if named not in recent:
-                recent[named] = await self.chain.is_recent(named, head)
-            if recent[named]:
-                chosen.append(signed)
-            else:
-                rejected[one.id] = "Expired: the block it names is not on this chain, or too far back"
-        if rejected:
-            for id in rejected:
-                waiting.pop(id, None)
-            await self.chain.execution.release(list(rejected))
-            await pool.settle(rejected=rejected)
-        return chosen
-
     async def offer(self, chunk: Chunk) -> None:
-        """A chunk whose body and signature were checked: endorsed if this node stands where it does."""
+        """A chunk whose body and signature were checked: endorsed if it says the truth."""
         inner = chunk.header.inner
         of_parent = self.offered.setdefault(inner.prev_block_hash, {})
         of_shard = of_parent.setdefault(inner.shard_id, {})
-        if chunk.hash in of_shard or len(of_shard) >= 4:
+        if chunk.hash in of_shard or len(of_shard) >= MAX_RIVALS:
             return
         offered = of_shard[chunk.hash] = Offered(chunk)
-        for early in self.unmatched.pop(chunk.hash, ()):
-            self._match(early, offered)
+        for place, early in self.early.items():
+            signature = early.pop(chunk.hash, None)
+            if signature is not None:
+                offered.signatures[place] = signature
         if len(self.offered) > MAX_WAITING:
             self.offered.pop(next(iter(self.offered)))
         await self._endorse(offered)
         self.wake()
 
+    def chunk(self, id: bytes) -> Chunk | None:
+        """One on offer."""
+        for of_parent in self.offered.values():
+            for of_shard in of_parent.values():
+                if id in of_shard:
+                    return of_shard[id].chunk
+        return None
+
     async def retry_endorsements(self) -> None:
         """The head has moved: chunks that came before their parent."""
-        for of_shard in self.offered.get(self.chain.head.info.hash, {}).values():
-            for offered in of_shard.values():
+        for of_shard in list(self.offered.get(self.chain.head.info.hash, {}).values()):
+            for offered in list(of_shard.values()):
                 if self.place not in offered.signatures:
                     await self._endorse(offered)
 
-    def _assignment(self, chunk: Chunk) -> Mapping[int, int] | None:
+    def _epoch_id(self, chunk: Chunk) -> bytes | None:
         parent = self.chain.held.get(chunk.header.inner.prev_block_hash)
         if parent is None:
             return None
         grandparent = self.chain.held.get(parent.info.prev)
-        epoch_id = self.chain.chunk_epoch(parent.info, grandparent.info if grandparent is not None else None)
-        return self.chain.epochs.assignment(epoch_id, parent.info.height + 1, chunk.shard)
+        return self.chain.chunk_epoch(parent.info, grandparent.info if grandparent is not None else None)
+
+    def _assignment(self, chunk: Chunk) -> Mapping[int, int] | None:
+        epoch_id = self._epoch_id(chunk)
+        if epoch_id is None:
+            return None
+        return self.chain.epochs.assignment(epoch_id, chunk.header.inner.height_created, chunk.shard)
 
     async def _endorse(self, offered: Offered) -> None:
         chunk, assignment = offered.chunk, self._assignment(offered.chunk)
@@ -311,15 +308,46 @@ class Producer:
             return
         if self.place not in assignment or not self.safety.may_sign:
             return
-        if extra_of(chunk.header.inner) != (await self.chain.run_of(parent.info, chunk.shard)).extra:
-            log = self.chain.environment.logger
-            log.warning(
-                "chunk not endorsed: it says of the state what running the last one did not come to", shard=chunk.shard
-            )
-            return
-        signature = self.signer.sign(endorsement_message(chunk.hash))
+        if chunk.shard in self.chain.tracked:
+            if extra_of(chunk.header.inner) == (await self.chain.run_of(parent.info, chunk.shard)).extra:
+                await self._sign(offered)
+            else:
+                self._refuse(chunk, "it says of the state what running the last one did not come to")
+        elif self.shows is not None and self._nursery is not None and chunk.hash not in self._judging:
+            self._judging.add(chunk.hash)
+            self._nursery.start_soon(self._judge, offered)
+
+    async def _judge(self, offered: Offered) -> None:
+        """From a witness, in a task of its own."""
+        assert self.shows is not None
+        chunk = offered.chunk
+        try:
+            epoch_id = self._epoch_id(chunk)
+            if epoch_id is None:
+                return
+            epoch = self.chain.epochs.of(epoch_id)
+            author = epoch.chunk_producer(chunk.header.inner.height_created, chunk.shard)
+            others = [one for one in epoch.chunk_producers[chunk.shard] if one != author]
+            if await self.shows(chunk, [author, *others]):
+                await self._sign(offered)
+            else:
+                self._refuse(chunk, "no witness shows that it says the truth")
+        finally:
+            self._judging.discard(chunk.hash)
+
+    def _refuse(self, chunk: Chunk, reason: str) -> None:
+        height = chunk.header.inner.height_created
+        self.chain.environment.logger.warning("chunk not endorsed", shard=chunk.shard, height=height, reason=reason)
+
+    async def _sign(self, offered: Offered) -> None:
+        assert self.signer is not None
+        assert self.place is not None
+        signature = self.signer.sign(endorsement_message(offered.chunk.hash))
         offered.signatures[self.place] = signature
-        await self.say(ChunkEndorsement(self.signer.account, chunk.hash, signature))
+        self.wake()
+        height = offered.chunk.header.inner.height_created
+        to = {await self._block_producer(height + ahead) for ahead in range(ENDORSED_TO)}
+        await self.say(ChunkEndorsement(self.signer.account, offered.chunk.hash, signature), sorted(to))
 
     def endorsed(self, endorsement: ChunkEndorsement) -> bool:
         """From a peer. Whether its signature holds."""
@@ -333,19 +361,15 @@ class Producer:
             for of_shard in of_parent.values():
                 offered = of_shard.get(endorsement.chunk_hash)
                 if offered is not None:
-                    self._match(endorsement, offered)
+                    offered.signatures[place] = endorsement.signature
                     self.wake()
                     return True
-        if len(self.unmatched) < MAX_WAITING:
-            early = self.unmatched.setdefault(endorsement.chunk_hash, [])
-            if len(early) < len(self.chain.epochs.validators):
-                early.append(endorsement)
+        # Each validator's own: one that names chunks that never come takes room from nobody else.
+        early = self.early.setdefault(place, {})
+        early[endorsement.chunk_hash] = endorsement.signature
+        while len(early) > 4 * self.chain.genesis.network.shards + 16:
+            early.pop(next(iter(early)))
         return True
-
-    def _match(self, endorsement: ChunkEndorsement, offered: Offered) -> None:
-        place = self.chain.epochs.place(endorsement.account_id)
-        if place is not None:
-            offered.signatures[place] = endorsement.signature
 
     # --- blocks ---
 
@@ -380,7 +404,11 @@ class Producer:
             block = self._block(
                 head, before, target, chunks, [votes.signatures.get(one.account) for one in epoch.validators]
             )
-            await self.chain.accept(block, {one.chunk.hash: one.chunk for one in chunks.values()})
+            try:
+                await self.chain.accept(block, {one.chunk.hash: one.chunk for one in chunks.values()})
+            except (InvalidBlock, UnknownParent, MissingChunks) as error:
+                self.chain.environment.logger.error("the block made here does not hold", height=target, reason=str(error))
+                continue
             self.produced["blocks"] = self.produced.get("blocks", 0) + 1
             await self.say(block)
             return
@@ -416,8 +444,3 @@ class Producer:
         )
         assert block.header.signature == NO_SIGNATURE
         return evolve(block, header=evolve(block.header, signature=self.signer.sign(block.hash)))
-
-    def forget_final(self, ids: Sequence[bytes]) -> None:
-        for waiting in self.waiting.values():
-            for id in ids:
-                waiting.pop(id, None)

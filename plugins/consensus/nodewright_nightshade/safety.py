@@ -1,8 +1,9 @@
 """What this validator has signed: a local file, synced before anything is sent, outside snapshot, copy and restore.
 
 Invariants: every number only rises; a height is signed (approved, a block made for it, a chunk made for it on a shard) only
-after the file says so. Where the chain store holds blocks and there is no file, nothing is signed until the operator says
-that no other node signs with this key (``allow_voting``).
+after the file says so. No approval is signed on a tip that is lower than one approved before: a chain store that is older
+than the file (a restored copy) follows first, and signs once it is as high again. Where the chain store holds blocks and
+there is no file, nothing is signed until the operator says that no other node signs with this key (``allow_voting``).
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ def _write(path: Path, text: str) -> None:
 class Safety:
     environment: Environment
     approved: int = 0
+    tip: int = 0  # height of the highest tip that was approved
     block: int = 0
     chunks: dict[int, int] = field(factory=dict)
     may_sign: bool = True
@@ -59,6 +61,7 @@ class Safety:
         try:
             kept: Mapping[str, Any] = json.loads(text)
             safety.approved, safety.block = int(kept["approved"]), int(kept["block"])
+            safety.tip = int(kept["tip"])
             safety.chunks = {int(shard): int(height) for shard, height in kept["chunks"].items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StoreCorrupt(
@@ -68,18 +71,18 @@ class Safety:
         return safety
 
     async def _save(self) -> None:
-        kept = {"approved": self.approved, "block": self.block, "chunks": self.chunks}
+        kept = {"approved": self.approved, "tip": self.tip, "block": self.block, "chunks": self.chunks}
         await self.environment.offload(_write, self.path, json.dumps(kept))
 
     async def allow(self) -> None:
         self.may_sign = True
         await self._save()
 
-    async def approve(self, target: int) -> bool:
-        """Whether this target may be signed now; then it never may again."""
-        if not self.may_sign or target <= self.approved:
+    async def approve(self, target: int, tip: int) -> bool:
+        """Whether this target may be signed now, on a tip of this height; then it never may again."""
+        if not self.may_sign or target <= self.approved or tip < self.tip:
             return False
-        self.approved = target
+        self.approved, self.tip = target, tip
         await self._save()
         return True
 

@@ -3,15 +3,17 @@
 ``ns_blocks`` hash → block; ``ns_infos`` hash → ``Info``; ``ns_chunks`` chunk hash → header ‖ body; ``ns_above`` height u64
 big-endian ‖ hash → nothing (blocks above the final one, for a start); ``ns_final`` height → hash of the final chain;
 ``ns_runs`` block hash ‖ shard u32 → what running the shard's chunk there came to, and all receipts it sent; ``ns_txs``
-transaction id → block hash ‖ height ‖ shard ‖ index, of the final chain; ``ns_meta`` markers.
+transaction id → block hash ‖ height ‖ shard ‖ index, of the final chain; ``ns_witness`` shard u32 → block hash ‖ the state
+that the shard's run there read, where that run was committed before its witness was made; ``ns_meta`` markers.
 
-Invariants: a block is stored with its info and its chunks in one durable batch; what a run came to is stored before the
-execution commits it (the next chunk publishes it); the final chain grows by one batch a block, and never changes.
+Invariants: a block is stored with its info, its chunks and what running them came to in one durable batch, before the
+execution commits anything of it (the next chunks publish it); the final chain grows by one batch a block, and never
+changes; ``ns_txs`` has the transactions that ran, and each once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Final
 
 from attrs import frozen
@@ -19,9 +21,10 @@ from attrs import frozen
 from nodewright.errors import StoreCorrupt
 from nodewright.interfaces.common import BlockRef
 from nodewright.interfaces.storage import KeyValueStore, WriteBatch
-from nodewright_near.borsh import Malformed, decode, encode, struct
-from nodewright_near.chunks import ChunkBody, ChunkExtra
+from nodewright_near.borsh import Malformed, String, Vector, decode, encode, struct
+from nodewright_near.chunks import MAX_TRANSACTIONS, ChunkBody, ChunkExtra
 from nodewright_near.headers import CHUNK_HEADER, ChunkHeader
+from nodewright_near.primitives import Hash
 from nodewright_near.receipts import RECEIPTS, Receipt
 from nodewright_nightshade.blocks import Block, Info
 from nodewright_nightshade.chunking import Chunk
@@ -33,17 +36,29 @@ ABOVE: Final = "ns_above"
 FINAL: Final = "ns_final"
 RUNS: Final = "ns_runs"
 TXS: Final = "ns_txs"
+WITNESS: Final = "ns_witness"
 META: Final = "ns_meta"
-TABLES: Final = (BLOCKS, INFOS, CHUNKS, ABOVE, FINAL, RUNS, TXS, META)
+TABLES: Final = (BLOCKS, INFOS, CHUNKS, ABOVE, FINAL, RUNS, TXS, WITNESS, META)
+
+
+@struct
+@frozen
+class Discarded:
+    """A transaction that had its place in a chunk and no effect."""
+
+    id: Hash
+    reason: String
 
 
 @struct
 @frozen
 class Run:
-    """What running a shard's chunk came to, and the receipts it sent, in the order of their destinations."""
+    """What running a shard's chunk came to, the receipts it sent, in the order of their destinations, and the transactions
+    that it discarded."""
 
     extra: ChunkExtra
     receipts: Annotated[tuple[Receipt, ...], RECEIPTS]
+    discarded: Annotated[tuple[Discarded, ...], Vector(Discarded, MAX_TRANSACTIONS)] = ()
 
 
 @struct
@@ -92,14 +107,16 @@ class ChainStore:
 
     # --- blocks ---
 
-    async def put_block(self, block: Block, info: Info, chunks: Sequence[Chunk]) -> None:
-        """Durable. ``chunks``: the bodies of its new chunks."""
+    async def put_block(self, block: Block, info: Info, chunks: Sequence[Chunk], runs: Mapping[int, Run]) -> None:
+        """Durable. ``chunks``: the bodies of its new chunks; ``runs``: what running those of shards kept here came to."""
         batch = WriteBatch()
         batch.put(BLOCKS, info.hash, block.encode())
         batch.put(INFOS, info.hash, encode(info))
         batch.put(ABOVE, _height(info.height) + info.hash, b"")
         for chunk in chunks:
             batch.put(CHUNKS, chunk.hash, encode(StoredChunk(chunk.header, chunk.body)))
+        for shard, run in runs.items():
+            batch.put(RUNS, _run_key(info.hash, shard), encode(run))
         await self.store.commit(batch)
 
     async def block(self, id: bytes) -> Block | None:
@@ -113,6 +130,10 @@ class ChainStore:
         row = await self._one(INFOS, id)
         info: Info | None = None if row is None else decode(Info, row)
         return info
+
+    async def infos(self, ids: Sequence[bytes]) -> list[Info | None]:
+        rows = await self.store.get_many(INFOS, ids)
+        return [None if row is None else decode(Info, row) for row in rows]
 
     async def chunk(self, id: bytes) -> Chunk | None:
         row = await self._one(CHUNKS, id)
@@ -137,6 +158,9 @@ class ChainStore:
     async def final_hash(self, height: int) -> bytes | None:
         return await self._one(FINAL, _height(height))
 
+    async def final_hashes(self, heights: Sequence[int]) -> list[bytes | None]:
+        return list(await self.store.get_many(FINAL, [_height(height) for height in heights]))
+
     async def put_final(self, info: Info, transactions: Sequence[tuple[bytes, int, int]], dropped: Sequence[Info]) -> None:
         """Durable. ``transactions``: (id, shard, index) of its new chunks. ``dropped``: blocks that never will be final."""
         batch = WriteBatch()
@@ -158,12 +182,16 @@ class ChainStore:
 
     # --- runs ---
 
-    async def put_run(self, block: bytes, shard: int, run: Run) -> None:
-        batch = WriteBatch()
-        batch.put(RUNS, _run_key(block, shard), encode(run))
-        await self.store.commit(batch)
-
     async def run(self, block: bytes, shard: int) -> Run | None:
         row = await self._one(RUNS, _run_key(block, shard))
         run: Run | None = None if row is None else decode(Run, row)
         return run
+
+    async def put_witness(self, shard: int, block: bytes, state: bytes) -> None:
+        batch = WriteBatch()
+        batch.put(WITNESS, shard.to_bytes(4, "big"), block + state)
+        await self.store.commit(batch)
+
+    async def witness(self, shard: int, block: bytes) -> bytes | None:
+        row = await self._one(WITNESS, shard.to_bytes(4, "big"))
+        return row[32:] if row is not None and row[:32] == block else None

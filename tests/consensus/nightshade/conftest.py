@@ -1,4 +1,4 @@
-"""Whole NEAR-shaped nodes in virtual time: the real engine, pool and consensus over memory disks and a simulated network."""
+"""Whole NEAR-shaped nodes in virtual time: real engine, pool and consensus over memory disks and a simulated network."""
 
 from __future__ import annotations
 
@@ -23,14 +23,18 @@ from nodewright.testing.transport import Conditions, SimulatedNetwork
 from nodewright_memory.disk import MemoryDisk
 from nodewright_memory.store import MemoryStore
 from nodewright_near.blocks import Rules
+from nodewright_near.borsh import encode
 from nodewright_near.config import parameters
 from nodewright_near.contracts.machine import WasmtimeMachine
 from nodewright_near.engine import NearEngine
-from nodewright_near.genesis import check_boundaries
+from nodewright_near.genesis import check_boundaries, shard_of
+from nodewright_near.headers import Approval, Skip
 from nodewright_near.primitives import base58, key_text
 from nodewright_near.transactions import SignedTransaction, Transaction, Transfer
+from nodewright_nightshade import genesis
 from nodewright_nightshade.config import NightshadeConfig
 from nodewright_nightshade.consensus import Nightshade
+from nodewright_nightshade.sampling import assign_chunk_producers
 
 NEAR = 10**24
 VERIFIER = NativeVerifier()
@@ -127,11 +131,12 @@ class Node:
             self._ended.set()
 
     async def _open(self, up: trio.Event) -> None:
-        genesis = self.world.document
-        table = genesis["execution"]
+        document = self.world.document
+        table = document["execution"]
         rules = Rules(parameters(table), check_boundaries(table["boundary_accounts"]), VERIFIER, WasmtimeMachine(VERIFIER))
         stores = {slot: MemoryStore(disk, "node") for slot, disk in self.disks.items()}
-        self.engine = NearEngine(stores["state"], self.environment("execution"), rules, None, 1 << 22)
+        kept = self.world.assigned(self.name) if self.config.track == "assigned" else None
+        self.engine = NearEngine(stores["state"], self.environment("execution"), rules, kept, 1 << 22)
         await self.engine.open()
         async with Pool.open(
             self.environment("pool"),
@@ -147,7 +152,7 @@ class Node:
             self.world.up.append(self)
             self.consensus = Nightshade.create(
                 self.config,
-                genesis=genesis,
+                genesis=document,
                 chain=stores["chain"],
                 execution=self.engine,
                 pool=self.pool,
@@ -158,12 +163,25 @@ class Node:
             )
             self.pool.attach(self.consensus.head, self.consensus.locate)
             await self.consensus.recover()
+            self._tap()
             await self.pool.recovered()
             async with trio.open_nursery() as nursery:
                 await nursery.start(self.consensus.run)
                 transport.open_gate()
                 up.set()
                 await trio.sleep_forever()
+
+    def _tap(self) -> None:
+        """Every approval that leaves this node goes through the world's book first."""
+        assert self.consensus.producer is not None
+        producer, say = self.consensus.producer, self.consensus.producer.say
+
+        async def tapped(said: Any, to: Sequence[int] = ()) -> None:
+            if isinstance(said, Approval):
+                self.world.heard(said)
+            await say(said, to)
+
+        producer.say = tapped
 
     async def kill(self) -> None:
         """Nothing is closed in order; what was not synced may be gone."""
@@ -201,15 +219,38 @@ class World:
         self.nonces: dict[str, int] = {}
         self.validators: list[str] = []
         self.document: dict[str, Any] = {}
+        self.approvals: dict[tuple[str, int], bytes] = {}
+        self.tips: dict[str, int] = {}
+        self.sent: list[tuple[str, str, int]] = []
 
-    async def found(self, validators: int = 1, shards: int = 1, observers: int = 0, **config: Any) -> list[Node]:
-        """A network of so many validators, each a node, and of nodes that only follow."""
+    def heard(self, approval: Approval) -> None:
+        """The book of approvals: one for a target, and never of a tip below one approved before."""
+        inner = approval.inner
+        known = self.approvals.setdefault((approval.account_id, approval.target_height), encode(approval))
+        assert known == encode(approval), f"{approval.account_id} signed two approvals for {approval.target_height}"
+        if isinstance(inner, Skip):
+            assert inner.parent_height >= self.tips.get(approval.account_id, 0), "a skip below an endorsed tip"
+            self.tips[approval.account_id] = inner.parent_height
+        else:
+            self.tips[approval.account_id] = approval.target_height - 1
+
+    async def found(
+        self,
+        validators: int = 1,
+        shards: int = 1,
+        observers: int = 0,
+        late: Sequence[str] = (),
+        local: bool = False,
+        **config: Any,
+    ) -> list[Node]:
+        """A network of so many validators, each a node, and of nodes that only follow; who is ``late`` is not started."""
         self.validators = [f"v{at}.validator" for at in range(validators)]
-        self.document = document(self.validators, shards)
+        self.document = document(self.validators, shards, local=local)
         names = [*self.validators, *(f"o{at}.observer" for at in range(observers))]
         for name in names:
             self.nodes[name] = Node(self, name, **config)
-            await self.nodes[name].start()
+            if name not in late:
+                await self.nodes[name].start()
         return list(self.nodes.values())
 
     def transfer(self, source: str, target: str, amount: int, block: bytes) -> SignedTransaction:
@@ -222,7 +263,49 @@ class World:
         signed = self.transfer(source, target, amount, node.consensus.final().id)
         (answer,) = await node.pool.submit([signed.raw])
         assert isinstance(answer, Admitted), answer
+        self.sent.append((source, target, amount))
         return signed
+
+    async def trade(self, nodes: Sequence[Node], rounds: int, seconds: float) -> list[SignedTransaction]:
+        """Random transfers between users of all shards, posted at any node that is up. Each user sends once: a second
+        transaction of a key that overtakes the first one kills it."""
+        users, found = self.users(), []
+        for _ in range(rounds):
+            source = self.dice.choice([user for user in users if user not in self.nonces])
+            target = self.dice.choice([user for user in users if user != source])
+            up = [node for node in nodes if node in self.up]
+            if up:
+                found.append(await self.send(self.dice.choice(up), source, target, self.dice.randint(1, NEAR)))
+            await trio.sleep(seconds)
+        return found
+
+    async def all_committed(self, node: Node, sent: Sequence[SignedTransaction], seconds: float = 120) -> None:
+        left = list(sent)
+        with trio.move_on_after(seconds):
+            while left:
+                await trio.sleep(0.5)
+                left = [one for one in left if await self.settled(node, one) != "committed"]
+            return
+        states = [(one.transaction.signer_id, one.transaction.nonce, await self.settled(node, one)) for one in left]
+        raise AssertionError(f"{node.name} has not committed {states}")
+
+    def assigned(self, name: str) -> list[int]:
+        """The shards that a validator makes chunks for."""
+        rules = genesis.read(self.document)
+        place = [one.account for one in rules.validators].index(name) if name in self.validators else None
+        members = assign_chunk_producers(rules.validators, rules.network.shards)
+        return [shard for shard, those in enumerate(members) if place in those]
+
+    async def books(self, node: Node) -> None:
+        """Every transfer sent was executed exactly once, to the yocto; as far as this node has the state."""
+        fee = 2 * 223_182_562_500 * 10**8
+        due = dict.fromkeys(self.users(), 1000 * NEAR)
+        for source, target, amount in self.sent:
+            due[source] -= amount + fee
+            due[target] += amount
+        here = [user for user in due if shard_of(user, node.engine.rules.boundaries) in node.engine.kept]
+        assert here
+        assert {user: await node.balance(user) for user in here} == {user: due[user] for user in here}
 
     async def settled(self, node: Node, signed: SignedTransaction) -> str:
         (status,) = await node.pool.status([signed.id])
@@ -238,6 +321,20 @@ class World:
 
     def users(self) -> list[str]:
         return [entry["id"] for entry in self.document["execution"]["accounts"] if entry["id"].endswith(".user")]
+
+
+async def at_rest(world: World, sent: Sequence[SignedTransaction], calm: float = 40.0) -> None:
+    """All transfers were executed exactly once, everywhere, on one final chain. ``calm``: seconds in which receipts arrive
+    and everybody catches up."""
+    nodes = list(world.up)
+    for node in nodes:
+        await world.all_committed(node, sent)
+    await trio.sleep(calm)
+    top = max(node.final for node in nodes)
+    await until(lambda: all(node.final >= top for node in nodes))
+    await world.same()
+    for node in nodes:
+        await world.books(node)
 
 
 @pytest.fixture
@@ -262,4 +359,4 @@ def tell(tmp_path: Path) -> Callable[..., Any]:
 
 @pytest.fixture
 def near() -> Any:
-    return SimpleNamespace(NEAR=NEAR, until=until)
+    return SimpleNamespace(NEAR=NEAR, until=until, secret=secret, at_rest=at_rest)

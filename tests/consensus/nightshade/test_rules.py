@@ -67,6 +67,12 @@ def test_chacha20() -> None:
     assert third.hex().startswith("3aeb5224ecf849929b9d828db1ced4dd832025e8018b8160b82284f3c949aa5a")
 
 
+@given(st.binary(min_size=32, max_size=32))
+def test_the_stream_of_words_is_that_of_the_blocks(seed: bytes) -> None:
+    plain = [word for counter in range(30) for word in chacha20_block(seed, counter, bytes(8))]
+    assert list(itertools.islice(words(seed), len(plain))) == plain
+
+
 @given(st.binary(min_size=32, max_size=32), st.integers(1, 1 << 20))
 def test_numbers_below_a_bound(seed: bytes, bound: int) -> None:
     source = words(seed)
@@ -168,7 +174,6 @@ def test_a_block_needs_more_than_two_thirds() -> None:
     assert not approvals.add("a", b"q" * 32, 11, b"sig", 1.0, head=10), "one parent for a target"
     assert not approvals.add("stranger", parent, 11, b"sig", 1.0, head=10)
     assert not approvals.add("b", parent, 10, b"sig", 1.0, head=10)
-    assert not approvals.add("b", parent, 10**9, b"sig", 1.0, head=10)
     assert approvals.add("b", parent, 11, b"sig", 2.0, head=10)
     votes = approvals.votes(parent, 10, 11)
     assert votes is not None
@@ -182,6 +187,27 @@ def test_a_block_needs_more_than_two_thirds() -> None:
     assert may_produce(votes, DELAYS, 1.8, False, 3.31)
     approvals.forget(11)
     assert approvals.targets() == [12]
+
+
+def test_a_liar_fills_nobodys_memory_and_a_long_stall_ends() -> None:
+    """Votes of one validator are bounded whatever targets it names; how far a target is ahead does not matter."""
+    approvals = Approvals({"liar": 1, "b": 1, "c": 1, "d": 1})
+    for target in range(11, 5000):
+        approvals.add("liar", 10, target, b"sig", 1.0, head=10)
+    assert len(approvals.targets()) <= 64
+    assert approvals.targets()[-1] == 4999
+    for account in ("b", "c", "d"):
+        assert approvals.add(account, 10, 1_000_000, b"sig", 1.0, head=10)
+    votes = approvals.votes(b"p" * 32, 10, 1_000_000)
+    assert votes is not None
+    assert votes.enough
+    assert approvals.targets()[0] > 4000
+
+
+def test_after_a_start_the_timer_goes_on_where_it_was() -> None:
+    timer = Timer(DELAYS, Tip(b"a" * 32, 10, 8), 0.0, approved=500)
+    found = [due.target for now in range(7) for due in timer.due(float(now))]
+    assert found == [501]
 
 
 def test_finality_by_heights_in_a_row() -> None:

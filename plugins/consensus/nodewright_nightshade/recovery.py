@@ -1,0 +1,97 @@
+"""A start: the final chain, what stands on it, and the execution brought to it.
+
+A crash may lie between any two steps of ``chain``: a block that is stored is run again, one that is in the final chain is
+committed, what its transactions came to is told to the pool (``settle`` is idempotent).
+"""
+
+from __future__ import annotations
+
+from nodewright.errors import StoreCorrupt
+from nodewright_nightshade.chain import Chain, Held, placed
+from nodewright_nightshade.genesis import genesis_extra
+from nodewright_nightshade.store import Run
+
+
+async def recover(chain: Chain) -> None:
+    """Genesis where the store is empty. Raises StoreCorrupt."""
+    final = await chain.store.final()
+    if final is None:
+        await _begin(chain)
+        return
+    held = await chain.find(final)
+    root_id = await chain.store.final_hash(genesis_height(chain))
+    root = await chain.find(root_id) if root_id is not None else None
+    if held is None or root is None:
+        raise StoreCorrupt("stores.chain names a final block that it does not hold: restore it from a backup")
+    chain.root = root
+    chain.final = chain.head = held
+    chain.held = {root.info.hash: root, held.info.hash: held}
+    await chain.execution.genesis(chain.genesis.document, root.info.ref)
+    await _track(chain)
+    await _catch_up(chain)
+    for id in await chain.store.above():
+        above = await chain.find(id)
+        parent = chain.held.get(above.info.prev) if above is not None else None
+        if above is None or parent is None or parent.info.height < chain.final.info.height:
+            continue
+        chunks = await chain.chunks_of(above.block, {})
+        above.placed = placed(chunks)
+        await chain.stand(above, await chain.run(above, parent, chunks))
+
+
+def genesis_height(chain: Chain) -> int:
+    return int(chain.genesis.document.get("consensus", {}).get("height", 0))
+
+
+async def _track(chain: Chain) -> None:
+    shards = range(chain.genesis.network.shards)
+    chain.tracked = frozenset([shard for shard in shards if await chain.execution.applied(shard) is not None])
+
+
+async def _begin(chain: Chain) -> None:
+    block, info = await chain.environment.offload(chain.genesis.build)
+    held = Held(block, info)
+    commitments = await chain.execution.genesis(chain.genesis.document, info.ref)
+    assert commitments is not None
+    runs = {}
+    for shard, header in enumerate(block.body.chunks):
+        extra = genesis_extra(header.inner.prev_state_root)
+        if commitments[32 * shard : 32 * shard + 32] != extra.commitment():
+            raise StoreCorrupt(f"the execution's genesis of shard {shard} is not the one of the genesis document")
+        runs[shard] = Run(extra, ())
+    await chain.store.put_block(block, info, [], runs)
+    await chain.store.put_final(info, [], [])
+    chain.root = chain.final = chain.head = held
+    chain.held = {info.hash: held}
+    await _track(chain)
+
+
+async def _catch_up(chain: Chain) -> None:
+    """A crash between a block's place in the final chain and its commit: run and commit what lacks, and tell the pool."""
+    final = chain.final.info
+    for shard in sorted(chain.tracked):
+        applied = await chain.execution.applied(shard)
+        assert applied is not None  # it is tracked
+        due = final.ran[shard].ref
+        if applied.height > due.height:
+            raise StoreCorrupt(
+                f"shard {shard} of the execution is at block {applied}, above the final chain of stores.chain: the two "
+                "stores are not from the same moment; restore both from one backup"
+            )
+        for height in range(applied.height + 1, due.height + 1):
+            held = await chain.at(height)
+            if held is not None and held.block.is_new(shard):
+                await chain.run_again(held.info.ref, shard)
+                if chain.before_commit is not None:
+                    await chain.before_commit(held, shard)
+                await chain.execution.commit(held.info.ref, shard)
+    # Blocks become final one after the other, each settled before the next: at most the last one lacks that.
+    if final.hash != chain.root.info.hash:
+        chain.final.placed = placed(await chain.chunks_of(chain.final.block, {}))
+        rejected = await chain.discarded(chain.final)
+        ids = list(chain.final.placed)
+        places = dict(zip(ids, await chain.store.places(ids), strict=True))
+        here = {id for id, place in places.items() if place is not None and place.block.id == final.hash}
+        gone = {id: reason for id, reason in rejected.items() if places.get(id) is None}
+        await chain.pool.settle(dict.fromkeys(sorted(here), final.ref), gone)
+        chain.final.placed = {}

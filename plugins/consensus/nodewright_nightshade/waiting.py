@@ -1,0 +1,91 @@
+"""Transactions that wait for a chunk: taken from the pool, by shard, until they are final or refused for good.
+
+Invariants: a transaction waits here as long as the pool has it pending; what the chain has above its final block is not
+chosen again; what still waits after RESEND_SECONDS is said to the others again, MAX_RESENT at a time, since who makes its
+chunks may not have heard of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from attrs import define, field
+
+from nodewright.interfaces.execution import Candidate, Limits
+from nodewright_near.transactions import SignedTransaction
+from nodewright_nightshade.chain import Chain, Held
+
+MAX_CHUNK_TRANSACTION_BYTES = 8 * 1024 * 1024
+RESEND_SECONDS = 5.0
+MAX_RESENT = 1000
+
+
+@define
+class Waiting:
+    """``wake`` is called when there are new ones; ``forward`` (transactions as (id, raw), whether said before)."""
+
+    chain: Chain
+    max_count: int
+    wake: Callable[[], None]
+    by_shard: dict[int, dict[bytes, Candidate]] = field(factory=dict)
+    forward: Callable[[Sequence[tuple[bytes, bytes]], bool], Awaitable[None]] | None = None
+
+    def __bool__(self) -> bool:
+        return any(self.by_shard.values())
+
+    async def take(self) -> None:
+        """Candidates from the pool wait here, by shard, until they are final or refused."""
+        pool = self.chain.pool
+        while True:
+            candidates = await pool.take(4096)
+            for candidate in candidates:
+                self.by_shard.setdefault(candidate.shard, {})[candidate.id] = candidate
+            self.wake()
+            if self.forward is not None:
+                await self._forward([candidate.id for candidate in candidates], False)
+
+    async def _forward(self, ids: Sequence[bytes], again: bool) -> None:
+        bodies = zip(ids, self.chain.pool.bodies(ids), strict=True)
+        if self.forward is not None:
+            await self.forward([(id, body) for id, body in bodies if body is not None], again)
+
+    async def resend(self) -> None:
+        """What still waits was perhaps not heard by those who make its chunks."""
+        before: set[bytes] = set()
+        while True:
+            await self.chain.environment.sleep(RESEND_SECONDS)
+            used = await self.chain.used(self.chain.head)
+            now = {id for waiting in self.by_shard.values() for id in waiting}
+            await self._forward(sorted((now & before) - used)[:MAX_RESENT], True)
+            before = now
+
+    async def choose(self, head: Held, shard: int) -> list[SignedTransaction]:
+        waiting = self.by_shard.get(shard, {})
+        pool = self.chain.pool
+        if not waiting:
+            return []
+        used = await self.chain.used(head)
+        candidates = [one for one in list(waiting.values())[: 4 * self.max_count] if one.id not in used]
+        bodies = pool.bodies([one.id for one in candidates])
+        for one, body in zip(candidates, bodies, strict=True):
+            if body is None:  # it has its final status
+                del waiting[one.id]
+        here = {one.id: body for one, body in zip(candidates, bodies, strict=True) if body is not None}
+        limits = Limits(self.max_count, MAX_CHUNK_TRANSACTION_BYTES)
+        state = head.info.ran[shard].ref
+        selection = await self.chain.execution.select(state, [one for one in candidates if one.id in here], limits)
+        rejected = dict(selection.rejected)
+        chosen: list[SignedTransaction] = []
+        read = [SignedTransaction.decode(here[one.id]) for one in selection.chosen]  # the pool holds what was admitted
+        recent = await self.chain.recent((signed.transaction.block_hash for signed in read), head)
+        for signed in read:
+            if recent[signed.transaction.block_hash]:
+                chosen.append(signed)
+            else:
+                rejected[signed.id] = "Expired: the block it names is not on this chain, or too far back"
+        if rejected:
+            for id in rejected:
+                waiting.pop(id, None)
+            await self.chain.execution.release(list(rejected))
+            await pool.settle(rejected=rejected)
+        return chosen
