@@ -77,7 +77,7 @@ def test_cuts_at_random_writes(tell: Any, money: Any, seed: int, budget: int) ->
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_power_cuts_while_catching_up(tell: Any, money: Any, seed: int) -> None:
-    """Blocks are fetched side by side and stored as they come: one whose parent had not come before the cut is no damage."""
+    """Blocks are fetched side by side and stored as they come: one whose parent had not come before is no damage."""
 
     async def story(world: Any) -> None:
         alpha = await world.node("alpha")
