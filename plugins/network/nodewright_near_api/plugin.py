@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import click
+
 from nodewright.interfaces.environment import Environment
 from nodewright.interfaces.service import Service
 from nodewright.plugins.hooks import hookimpl
@@ -31,3 +33,11 @@ def register_services() -> list[ServiceSpec]:
             provides=frozenset({SERVICE}),
         )
     ]
+
+
+@hookimpl
+def register_commands(cli: click.Group) -> None:
+    from nodewright.cli.bench import bench
+    from nodewright_near_api.bench.command import near
+
+    bench.add_command(near)

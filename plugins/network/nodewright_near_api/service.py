@@ -1,4 +1,4 @@
-"""The service: one HTTP server: JSON-RPC at ``POST /``, and ``GET /status``, ``/health``, ``/metrics``."""
+"""The service: one HTTP server: JSON-RPC at ``POST /``, ``POST /txs``, and ``GET /status``, ``/health``, ``/metrics``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from starlette.routing import Route
 from nodewright.interfaces.environment import Environment
 from nodewright.interfaces.service import NodeHandle
 from nodewright.services.http import HttpServer
+from nodewright_near_api.batches import Batches
 from nodewright_near_api.chain import ChainMethods
 from nodewright_near_api.config import NearApiConfig
 from nodewright_near_api.errors import RpcError
@@ -68,6 +69,7 @@ class NearApi:
         return Starlette(
             routes=[
                 Route("/", rpc.handle, methods=["POST"]),
+                Route("/txs", Batches(node.pool).handle, methods=["POST"]),
                 Route("/status", status, methods=["GET"]),
                 Route("/health", health, methods=["GET"]),
                 Route("/metrics", metrics, methods=["GET"]),

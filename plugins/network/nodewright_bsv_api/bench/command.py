@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
+from nodewright.bench.progress import Progress, settings_of
 from nodewright.bench.report import table, write_json
 
 EXPLAIN = {
@@ -27,36 +27,6 @@ EXPLAIN = {
     "busy": "times the node said busy, retry",
     "digest": "over the outputs: the same for one seed and count on every database",
 }
-
-
-class Progress:
-    """On standard error what is done of each stage: one line, rewritten in place, on a terminal; elsewhere a line where a
-    stage begins, and one for each quarter of it."""
-
-    def __init__(self) -> None:
-        self._stage = ""
-        self._told = 0
-
-    def __call__(self, stage: str, done: int, of: int) -> None:
-        live = sys.stderr.isatty()
-        fresh = stage != self._stage
-        quarter = 4 * done // max(of, 1)
-        if live:
-            start = "\n" if fresh and self._stage else "\r"
-            click.echo(f"{start}  {stage:<11} {done:>9,} / {of:,}   ", err=True, nl=False)
-        elif fresh or quarter > self._told:
-            click.echo(f"{stage:<11} {done:>9,} / {of:,}", err=True)
-        self._stage, self._told = stage, quarter if fresh else max(quarter, self._told)
-
-
-def _settings(pairs: tuple[str, ...]) -> dict[str, str]:
-    settings = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise click.BadParameter(f"{pair!r} is no KEY=VALUE", param_hint="--set")
-        settings[key] = value
-    return settings
 
 
 @click.command(name="teranode")
@@ -99,9 +69,8 @@ def teranode(
     from nodewright_bsv_api.bench.run import Plan, run
 
     progress = Progress()
-    figures = run(Plan(profile, count, batch, connections, seed, _settings(pairs), data_dir), progress)
-    if sys.stderr.isatty():
-        click.echo(err=True)
+    figures = run(Plan(profile, count, batch, connections, seed, settings_of(pairs), data_dir), progress)
+    progress.end()
     click.echo(table(f"bench teranode ({profile})", figures, EXPLAIN))
     if json_file is not None:
         write_json(json_file, figures)

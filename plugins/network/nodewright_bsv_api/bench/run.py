@@ -7,9 +7,6 @@ are in no block at the end, and must be 0.
 from __future__ import annotations
 
 import hashlib
-import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,13 +15,13 @@ from typing import Any
 
 from attrs import frozen
 
+from nodewright.bench.load import run_load, write_batches
 from nodewright.bench.node import NodeProcess
 from nodewright.bench.processes import cpu_seconds, peak_rss_mb, usable_cores
 from nodewright.bench.report import percentile
 from nodewright.errors import NodewrightError
 from nodewright.kernels.yardstick import verify_us
 from nodewright_bitcoin.network import REGTEST, address_of_pubkey
-from nodewright_bsv_api.bench import load
 from nodewright_bsv_api.bench.wallet import Coin, Key, fan_out, payments, sha256d
 from nodewright_bsv_api.client import BsvClient
 
@@ -74,12 +71,13 @@ def _measured(plan: Plan, node: NodeProcess, scratch: Path, progress: Progress) 
                 progress("signing", len(raws), plan.count)
         first_block = int(client.rpc("getblockcount")) + 1
         path = scratch / "batches"
-        batches = load.write_batches(path, raws, plan.batch)
+        batches = write_batches(path, (b"".join(raws[at : at + plan.batch]) for at in range(0, len(raws), plan.batch)))
         cores = usable_cores()
         yardstick = verify_us(cores)
         before = cpu_seconds(node.pid)
         started = time.perf_counter()
-        result = _load(url, path, plan, batches, progress)
+        route = "tx" if plan.batch == 1 else "txs"
+        result = run_load(url, route, plan.connections, [path], lambda done: progress("loading", done, batches))
         loading_cpu = cpu_seconds(node.pid) - before
         refused = {line.partition(":")[0] for line in result["refusals"]}
         accepted = [raw for raw in raws if sha256d(raw)[::-1].hex() not in refused]
@@ -160,23 +158,6 @@ def _coinbase_coin(client: BsvClient, height: int, key: Key) -> Coin:
     document = client.rpc("getrawtransaction", txid, True)
     satoshis = round(document["vout"][0]["value"] * 100_000_000)
     return Coin(bytes.fromhex(txid)[::-1] + bytes(4), satoshis, key)
-
-
-def _load(url: str, path: Path, plan: Plan, batches: int, progress: Progress) -> dict[str, Any]:
-    command = [sys.executable, "-m", "nodewright_bsv_api.bench.load", url, str(path), str(plan.connections)]
-    command.append("tx" if plan.batch == 1 else "txs")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        last = ""
-        for line in process.stdout:
-            if line.startswith("sent "):
-                progress("loading", int(line[5:]), batches)
-            else:
-                last = line
-    if process.returncode != 0 or not last:
-        raise NodewrightError(f"the load process ended with code {process.returncode}")
-    result: dict[str, Any] = json.loads(last)
-    return result
 
 
 def _commit(client: BsvClient, plan: Plan, accepted: int, progress: Progress) -> None:

@@ -1,8 +1,8 @@
 """The load process: posts prepared batches over real sockets and says what came back. Run as ``python -m``; blocking code.
 
-Usage: ``python -m nodewright_bsv_api.bench.load URL FILE CONNECTIONS ROUTE``. FILE holds batches, each a 4-byte
-little-endian length and the concatenated transactions; ROUTE is ``txs``, or ``tx`` for batches of one. Progress lines
-(``sent N``) and a last JSON line go to standard output.
+Usage: ``python -m nodewright.bench.load URL ROUTE CONNECTIONS FILE...``. A FILE holds batches, each a 4-byte little-endian
+length and the body of one POST to ROUTE. Each file has as many connections as CONNECTIONS says, which share its batches:
+with one, they are posted in their order. Progress lines (``sent N``) and a last JSON line go to standard output.
 """
 
 from __future__ import annotations
@@ -11,13 +11,18 @@ import json
 import queue
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
-from nodewright_bsv_api.client import OCTETS
+from nodewright.errors import NodewrightError
+
+OCTETS = "application/octet-stream"
 
 Batch = bytes
 
@@ -32,12 +37,11 @@ def read_batches(path: Path) -> list[Batch]:
     return batches
 
 
-def write_batches(path: Path, raws: list[bytes], batch: int) -> int:
+def write_batches(path: Path, bodies: Iterable[Batch]) -> int:
     """How many batches were written."""
     count = 0
     with path.open("wb") as file:
-        for at in range(0, len(raws), batch):
-            body = b"".join(raws[at : at + batch])
+        for body in bodies:
             file.write(struct.pack("<I", len(body)) + body)
             count += 1
     return count
@@ -76,12 +80,15 @@ class Wire:
 
 
 class Load:
-    def __init__(self, url: str, batches: list[Batch], route: str = "txs") -> None:
+    def __init__(self, url: str, route: str, files: Sequence[list[Batch]]) -> None:
         self._url = url
         self._route = route
-        self._batches: queue.SimpleQueue[Batch] = queue.SimpleQueue()
-        for batch in batches:
-            self._batches.put(batch)
+        self._queues: list[queue.SimpleQueue[Batch]] = []
+        for batches in files:
+            waiting: queue.SimpleQueue[Batch] = queue.SimpleQueue()
+            for batch in batches:
+                waiting.put(batch)
+            self._queues.append(waiting)
         self._lock = threading.Lock()
         self.done = 0
         self.latencies: list[float] = []
@@ -106,17 +113,17 @@ class Load:
             if self._route == "txs" or self.done % 100 == 0:
                 print(f"sent {self.done}", flush=True)
 
-    def worker(self) -> None:
+    def worker(self, batches: queue.SimpleQueue[Batch]) -> None:
         with closing(Wire(self._url, self._route)) as client:
             while True:
                 try:
-                    batch = self._batches.get_nowait()
+                    batch = batches.get_nowait()
                 except queue.Empty:
                     return
                 self._post(client, batch)
 
     def run(self, connections: int) -> dict[str, object]:
-        threads = [threading.Thread(target=self.worker) for _ in range(connections)]
+        threads = [threading.Thread(target=self.worker, args=(one,)) for one in self._queues for _ in range(connections)]
         started, began = time.perf_counter(), time.time()
         for thread in threads:
             thread.start()
@@ -132,9 +139,29 @@ class Load:
         }
 
 
+def run_load(
+    url: str, route: str, connections: int, paths: Sequence[Path], progress: Callable[[int], None]
+) -> dict[str, Any]:
+    """In a process of its own; what it says at its end. ``progress`` hears how many batches were answered."""
+    command = [sys.executable, "-m", "nodewright.bench.load", url, route, str(connections), *map(str, paths)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        last = ""
+        for line in process.stdout:
+            if line.startswith("sent "):
+                progress(int(line[5:]))
+            else:
+                last = line
+    if process.returncode != 0 or not last:
+        raise NodewrightError(f"the load process ended with code {process.returncode}")
+    result: dict[str, Any] = json.loads(last)
+    return result
+
+
 def main() -> None:
-    url, path, connections, route = sys.argv[1:5]
-    print(json.dumps(Load(url, read_batches(Path(path)), route).run(int(connections))), flush=True)
+    url, route, connections, *paths = sys.argv[1:]
+    files = [read_batches(Path(path)) for path in paths]
+    print(json.dumps(Load(url, route, files).run(int(connections))), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""``nodewright bench near``: pre-signed transfers into a real node over a real socket."""
