@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from attrs import define, field, frozen
 
@@ -35,11 +36,12 @@ class InvalidChunk(Exception):
 
 @define
 class Chunk:
-    """Nobody assigns to its fields but ``_sent``, which remembers ``outgoing``."""
+    """Nobody assigns to its fields but ``_sent`` and ``_hash``, which remember what follows of the others."""
 
     header: ChunkHeader
     body: ChunkBody
     _sent: Sent | None = field(default=None, eq=False, repr=False)
+    _hash: bytes = field(default=b"", eq=False, repr=False)
 
     def outgoing(self, boundaries: Sequence[str]) -> Sent:
         if self._sent is None:
@@ -49,7 +51,9 @@ class Chunk:
 
     @property
     def hash(self) -> bytes:
-        return self.header.hash()
+        if not self._hash:
+            self._hash = self.header.hash()
+        return self._hash
 
     @property
     def shard(self) -> int:
@@ -72,6 +76,21 @@ def part_leaf(part: bytes) -> bytes:
 def parts_of(body: bytes, producers: int) -> list[bytes]:
     data, total = erasure.counts(producers)
     return erasure.encode(body, data, total)
+
+
+@lru_cache(maxsize=64)
+def _small_root(body: bytes, producers: int) -> bytes:
+    return parts_root(parts_of(body, producers))
+
+
+def body_root(body: bytes, producers: int) -> bytes:
+    """Of all parts of a body. Small ones are often met again: an empty body is the same in every shard."""
+    return _small_root(body, producers) if len(body) <= 1024 else parts_root(parts_of(body, producers))
+
+
+@lru_cache(maxsize=4)
+def _nothing_sent(shards: int) -> bytes:
+    return merkle_root([outgoing_leaf(shard, encode((), RECEIPTS)) for shard in range(shards)])
 
 
 def parts_root(parts: Sequence[bytes]) -> bytes:
@@ -111,7 +130,7 @@ def make(
         prev_hash,
         extra.state_root,
         extra.outcome_root,
-        parts_root(parts_of(raw, producers)),
+        body_root(raw, producers),
         len(raw),
         height,
         shard,
@@ -132,7 +151,7 @@ def read(header: ChunkHeader, raw: bytes, producers: int, boundaries: Sequence[s
     inner = header.inner
     if len(raw) != inner.encoded_length or len(raw) > MAX_CHUNK_BYTES:
         raise InvalidChunk(f"its body has {len(raw)} bytes, its header says {inner.encoded_length}")
-    if parts_root(parts_of(raw, producers)) != inner.encoded_merkle_root:
+    if body_root(raw, producers) != inner.encoded_merkle_root:
         raise InvalidChunk("its body is not what its header commits to")
     try:
         body: ChunkBody = decode(ChunkBody, raw)
@@ -140,6 +159,8 @@ def read(header: ChunkHeader, raw: bytes, producers: int, boundaries: Sequence[s
         raise InvalidChunk(f"its body cannot be read: {error}") from error
     if transactions_root(body.transactions) != inner.tx_root:
         raise InvalidChunk("its transactions are not those of its header")
+    if not body.prev_outgoing_receipts and inner.prev_outgoing_receipts_root == _nothing_sent(len(boundaries) + 1):
+        return Chunk(header, body)
     groups, leaves = outgoing_leaves(body.prev_outgoing_receipts, boundaries)
     first = inner.prev_outgoing_receipts_root == bytes(32) and not body.prev_outgoing_receipts
     if not first and merkle_root(leaves) != inner.prev_outgoing_receipts_root:
@@ -151,6 +172,8 @@ def read(header: ChunkHeader, raw: bytes, producers: int, boundaries: Sequence[s
 
 def parcel(chunk: Chunk, destination: int, ran: BlockRef, boundaries: Sequence[str]) -> Parcel | None:
     """What the shard's previous run (in the block ``ran``) sent to a shard, as this chunk delivers it."""
+    if not chunk.body.prev_outgoing_receipts:
+        return None
     sent = chunk.outgoing(boundaries)
     if not sent.groups[destination]:
         return None

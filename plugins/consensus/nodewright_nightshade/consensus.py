@@ -71,7 +71,7 @@ class Nightshade:
     ) -> Nightshade:
         """Raises ConfigurationError."""
         rules = genesis_rules.read(genesis)
-        epochs = Epochs(rules.validators, rules.network.shards)
+        epochs = Epochs(rules.validators, rules.network.shards, rules.mandates)
         signer = keys.load(config.validator, environment) if config.validator else None
         if config.local_validator >= 0 and local.is_local(genesis):
             signer = local.signer(config.local_validator)

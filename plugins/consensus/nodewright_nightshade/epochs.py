@@ -14,18 +14,20 @@ from nodewright_nightshade.mandates import Mandates
 from nodewright_nightshade.sampling import Epoch, Validator, assign_chunk_producers
 
 REMEMBERED = 64
+MANDATES_PER_SHARD = 68
 
 
 @define
 class Epochs:
     validators: tuple[Validator, ...]
     shards: int
+    mandates_per_shard: int = MANDATES_PER_SHARD
     _epochs: dict[bytes, Epoch] = field(factory=dict)
     _assignments: dict[tuple[bytes, int], list[dict[int, int]]] = field(factory=dict)
     _mandates: Mandates = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._mandates = Mandates.of([one.stake for one in self.validators], self.shards)
+        self._mandates = Mandates.of([one.stake for one in self.validators], self.shards, self.mandates_per_shard)
 
     def of(self, id: bytes) -> Epoch:
         found = self._epochs.get(id)

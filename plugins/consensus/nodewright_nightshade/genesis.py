@@ -2,7 +2,8 @@
 
 Table ``consensus``: ``validators`` (list of ``account``, ``key`` as ``ed25519:…``, ``stake`` in yoctoNEAR as text or
 number), optional ``epoch_length`` (blocks, 500), ``gas_limit`` of a chunk, ``height`` of the first block (0),
-``max_gas_price``. Table ``execution`` gives accounts and ``boundary_accounts`` (one less than there are shards).
+``max_gas_price``, ``mandates_per_shard`` (68: how finely stake is dealt out to check chunks). Table ``execution`` gives
+accounts and ``boundary_accounts`` (one less than there are shards).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from nodewright_near.parameters import PROTOCOL_VERSION
 from nodewright_near.primitives import NO_HASH, is_account, parse_key
 from nodewright_near.trie import EMPTY_ROOT, NoNodes, update
 from nodewright_nightshade.blocks import Block, Info, Network, genesis_block
+from nodewright_nightshade.epochs import MANDATES_PER_SHARD
 from nodewright_nightshade.sampling import Validator
 
 MAX_GAS_PRICE = 10**10
@@ -32,6 +34,7 @@ class Genesis:
     network: Network
     boundaries: tuple[str, ...]
     validators: tuple[Validator, ...]
+    mandates: int  # of each shard, at each height
     validity: int  # how many blocks the block that a transaction names may be old
 
     @property
@@ -90,4 +93,5 @@ def read(document: Mapping[str, Any]) -> Genesis:
         _whole(table, "gas_limit", rules.gas_limit),
         PROTOCOL_VERSION,
     )
-    return Genesis(document, network, boundaries, tuple(validators), rules.transaction_validity)
+    mandates = max(1, _whole(table, "mandates_per_shard", MANDATES_PER_SHARD))
+    return Genesis(document, network, boundaries, tuple(validators), mandates, rules.transaction_validity)

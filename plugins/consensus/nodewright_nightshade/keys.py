@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey, VerifyKey
@@ -47,6 +48,7 @@ def parse(account: str, text: str) -> Signer:
     return Signer(account, SigningKey(raw[:32]))
 
 
+@lru_cache(maxsize=4096)  # the same vote comes more than once
 def verify(public: bytes, message: bytes, signature: bytes) -> bool:
     """Both in Borsh form."""
     if len(public) != 33 or len(signature) != 65 or public[0] or signature[0]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -241,11 +241,12 @@ class World:
         observers: int = 0,
         late: Sequence[str] = (),
         local: bool = False,
+        consensus: Mapping[str, Any] | None = None,
         **config: Any,
     ) -> list[Node]:
         """A network of so many validators, each a node, and of nodes that only follow; who is ``late`` is not started."""
         self.validators = [f"v{at}.validator" for at in range(validators)]
-        self.document = document(self.validators, shards, local=local)
+        self.document = document(self.validators, shards, local=local, **(consensus or {}))
         names = [*self.validators, *(f"o{at}.observer" for at in range(observers))]
         for name in names:
             self.nodes[name] = Node(self, name, **config)
