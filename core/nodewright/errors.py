@@ -85,6 +85,10 @@ class RequestTimeout(TransportError):
     pass
 
 
+class PeerBusy(TransportError):
+    """The peer cannot serve the body now: too many are asked of it, or its own store failed. Ask it again later."""
+
+
 class NotHere(TransportError):
     """The peer does not have the body asked for."""
 

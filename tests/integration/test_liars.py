@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from nodewright_nakamoto import follow, messages
+from nodewright_nakamoto.blockwire import Block
 from nodewright_nakamoto.header import Header, meets_target
 from nodewright_nakamoto.messages import Tip
 from nodewright_nakamoto.serve import BlockBodies, DataBodies, SubtreeBodies, TransactionBodies, tip_of
@@ -346,5 +347,74 @@ def test_the_honest_node_is_followed_again_after_the_liar_was_alone(tell: Any, m
         world.network.heal()
         await money.until(lambda: beta.head == alpha.head, 60)
         await follows(alpha, beta, money)
+
+    tell(story)
+
+
+class Holder(Liar):
+    """One block of its own, which names what honest nodes have announced and one subtree that comes at 8 kB a second."""
+
+    wire = b""
+
+    async def size(self, id: bytes) -> int | None:
+        return len(self.wire) if self.chain and id == self.chain[-1].id else 48 * 1024 * 1024
+
+    async def read(self, id: bytes, offset: int, length: int) -> bytes:
+        if self.chain and id == self.chain[-1].id:
+            return self.wire[offset : offset + length]
+        await trio.sleep(1)
+        return bytes(8192)
+
+
+def test_a_block_that_holds_on_to_what_others_announced(tell: Any, money: Any) -> None:
+    """Neither following nor this node's own mining waits for it."""
+
+    async def story(world: Any) -> None:
+        alpha, beta, trader = await pair(world, money)
+        await alpha.accept(*[trader.next() for _ in range(40)])
+        await money.until(lambda: len(beta.pool) == 40)
+        await trio.sleep(3)
+        roots = tuple(await beta.consensus.chain.store.unmined())
+        assert roots, "sealed subtrees are stored before a block names them"
+        liar = Holder(world, "liar", alpha.consensus.chain.tip)
+        liar.extend(1)
+        height = liar.base.height + 1
+        liar.wire = Block(liar.chain[-1], 50, 10_000, (*roots, b"x" * 32), b"coinbase", height).encode()
+        await money.until(lambda: liar.transport.node_id in {peer.id for peer in beta.transport.peers()})
+        world.nursery.start_soon(liar.keep_announcing)
+        await trio.sleep(5)
+        with trio.fail_after(SOON):
+            await beta.generate()
+        await money.until(lambda: alpha.head == beta.head, SOON)
+        for _ in range(3):
+            await alpha.accept(*[trader.next() for _ in range(10)])
+            await follows(alpha, beta, money)
+            await trio.sleep(5)
+        assert scored(beta, liar)
+        await world.rest(alpha)
+
+    tell(story)
+
+
+def test_headers_of_the_future(tell: Any, money: Any) -> None:
+    """They do not fill the log, and going on with them is a fault."""
+
+    async def story(world: Any) -> None:
+        alpha, beta, _ = await pair(world, money)
+        liar = Liar(world, "liar", alpha.consensus.chain.tip)
+        last = liar.base.header
+        liar.chain.append(mined(liar.base.id, last.time + 10 * 86400, last.bits, bytes(32)))
+        liar.claim = lambda: Tip(liar.chain[0], 10**6, HUGE)
+        await money.until(lambda: liar.transport.node_id in {peer.id for peer in beta.transport.peers()})
+
+        async def again_and_again() -> None:
+            while True:
+                await liar.announce()
+                await trio.sleep(0.05)
+
+        world.nursery.start_soon(again_and_again)
+        await follows(alpha, beta, money)
+        await money.until(lambda: liar.transport.node_id in beta.transport.banned(), 60)
+        assert sum(line["event"] == "header set aside" for line in beta.log) < 5
 
     tell(story)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 from attrs import define, field
 
-from nodewright.errors import BodyTooLarge, NodewrightError, NotHere, PeerGone, RequestTimeout
+from nodewright.errors import BodyTooLarge, NodewrightError, NotHere, PeerBusy, PeerGone, RequestTimeout
 from nodewright.transport import frames
 from nodewright.transport.frames import FrameError
 from nodewright.transport.link import Limits
@@ -89,7 +89,7 @@ class BodyReader:
         if reading.outcome == frames.END_TOO_LARGE:
             raise BodyTooLarge(f"{name} of peer {self._peer} is larger than {max_bytes} bytes")
         if reading.outcome != frames.END_DONE:
-            raise NotHere(f"peer {self._peer} stopped serving {name}")
+            raise PeerBusy(f"peer {self._peer} does not serve {name} now")
 
     def handle(self, kind: int, body: bytes) -> None:
         (number,) = frames.U32.unpack_from(body)

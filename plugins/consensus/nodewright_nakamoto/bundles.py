@@ -4,11 +4,14 @@ Invariants:
 - a subtree is stored only with all its bodies, each of which has the id of its leaf, under the root its leaves give;
 - of stored subtrees that no block names at most ``max_unmined`` are kept, oldest dropped first, never one that stands in
   the assembly now (``pinned``);
+- a bundle that is pinned (``in_use``) is not dropped. Pins are counted and exclude nobody: nothing waits on a peer that
+  somebody else asks; two that fetch one bundle do so side by side after PATIENCE_SECONDS;
 - what is offered (partial subtrees of the open run) is in memory only: the next one has it as a prefix.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -18,7 +21,7 @@ from nodewright_nakamoto import messages, subtree
 from nodewright_nakamoto.assembler import Columns
 from nodewright_nakamoto.chain import Chain, display
 from nodewright_nakamoto.compact import MalformedError
-from nodewright_nakamoto.fetch import WRONG_BODY_POINTS, Fetcher, Unavailable
+from nodewright_nakamoto.fetch import PATIENCE_SECONDS, WRONG_BODY_POINTS, Fetcher, Unavailable
 from nodewright_nakamoto.messages import SubtreeAnnouncement
 from nodewright_nakamoto.subtree import RECORD, Subtree, split_ids
 
@@ -45,7 +48,9 @@ class BundleKeeper:
         self.announced: Callable[[], list[SubtreeAnnouncement]] = list  # of the assembly as it is now
         self._max_unmined = max_unmined
         self._unmined: dict[bytes, None] = {}
-        self._busy: dict[bytes, trio.Event] = {}
+        self._pins: Counter[bytes] = Counter()
+        self._dropping: dict[bytes, trio.Event] = {}
+        self._fetching: dict[bytes, trio.Event] = {}
 
     async def open(self) -> None:
         self._unmined = dict.fromkeys(await self.store.unmined())
@@ -97,24 +102,31 @@ class BundleKeeper:
         for id in list(self._unmined):
             if len(self._unmined) <= self._max_unmined // 2:
                 break
-            if id not in pinned and id not in self._busy:
+            if id in pinned or self._pins[id] or id in self._dropping:
+                continue
+            dropped = self._dropping[id] = trio.Event()
+            try:
                 await self.store.drop_bundle(id)
                 self._unmined.pop(id, None)
+            finally:
+                del self._dropping[id]
+                dropped.set()
 
     @asynccontextmanager
     async def in_use(self, ids: Sequence[bytes]) -> AsyncIterator[None]:
         """Keep these from being dropped while a block that names them is on its way into the store."""
-        taken: list[bytes] = []
+        pins = set(ids)
+        self._pins.update(pins)
         try:
-            for id in sorted(set(ids)):  # in one order everywhere, so that two blocks never wait for each other
-                while id in self._busy:
-                    await self._busy[id].wait()
-                self._busy[id] = trio.Event()
-                taken.append(id)
+            for id in pins:
+                while id in self._dropping:  # begun before
+                    await self._dropping[id].wait()
             yield
         finally:
-            for id in taken:
-                self._busy.pop(id).set()
+            self._pins.subtract(pins)
+            for id in pins:
+                if not self._pins[id]:
+                    del self._pins[id]
 
     # --- from peers ---
 
@@ -130,6 +142,22 @@ class BundleKeeper:
                 pass
         if self.fetcher is None:
             raise Unavailable("this node has no network")
+        before = self._fetching.get(id)
+        if before is not None:
+            with trio.move_on_after(PATIENCE_SECONDS):
+                await before.wait()
+            if await self.store.has_bundle(id):
+                return
+        fetched = self._fetching[id] = trio.Event()
+        try:
+            await self._fetch(id, sources)
+        finally:
+            fetched.set()
+            if self._fetching.get(id) is fetched:
+                del self._fetching[id]
+
+    async def _fetch(self, id: bytes, sources: Sequence[bytes]) -> None:
+        assert self.fetcher is not None
         absent: set[bytes] = set()
         first = self.fetcher.patience(sources)
         rounds = [(peer, first) for peer in sources] + [(peer, None) for peer in sources if first is not None]

@@ -6,7 +6,8 @@ Invariants:
 - where several can be asked, one that is slow is left after PATIENCE_SECONDS for the next, comes again with the whole
   time-out at the end, and is asked last of all for SLOW_SECONDS;
 - SILENT times in a row without an answer within the whole time-out, each begun after the one before had ended, are a fault;
-- a body that comes more slowly than MIN_BYTES_PER_SECOND is one that does not come.
+- a body that comes more slowly than MIN_BYTES_PER_SECOND is one that does not come; while others can be asked,
+  HASTY_BYTES_PER_SECOND.
 
 ``Unavailable`` means that no peer asked could give it now: try again later.
 """
@@ -17,7 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 
 from attrs import define
 
-from nodewright.errors import BodyTooLarge, NotHere, PeerGone, RequestTimeout
+from nodewright.errors import BodyTooLarge, NotHere, PeerBusy, PeerGone, RequestTimeout
 from nodewright.interfaces.environment import Environment
 from nodewright.interfaces.transport import Channel, Transport
 from nodewright_nakamoto import messages
@@ -31,7 +32,8 @@ SILENT = 3
 SLOW_POINTS = 4
 PATIENCE_SECONDS = 2.0
 SLOW_SECONDS = 60.0
-MIN_BYTES_PER_SECOND = 4096
+MIN_BYTES_PER_SECOND = 32 * 1024
+HASTY_BYTES_PER_SECOND = 256 * 1024
 
 
 class Unavailable(Exception):
@@ -120,13 +122,14 @@ class Fetcher:
         """Raises as ``Transport.fetch``, RequestTimeout also where the pieces are too small or too few."""
         begun = since = self._environment.monotonic()
         timeout = patience or self.timeout_seconds
+        least = MIN_BYTES_PER_SECOND if patience is None else HASTY_BYTES_PER_SECOND
         received = 0
         try:
             async for piece in self.transport.fetch(peer, kind, id, max_bytes, offset=offset, timeout_seconds=timeout):
                 received += len(piece)
                 yield piece
                 since = self._environment.monotonic()
-                if since - begun > timeout and received < MIN_BYTES_PER_SECOND * (since - begun):
+                if since - begun > timeout and received < least * (since - begun):
                     raise RequestTimeout(f"{received} bytes in {since - begun:.0f} s")
         except RequestTimeout:
             if patience is None:
@@ -164,7 +167,7 @@ class Fetcher:
                     data += piece
                     if len(data) > max_bytes:
                         raise BodyTooLarge(f"more than {max_bytes} bytes")
-            except (PeerGone, RequestTimeout, NotHere) as error:
+            except (PeerGone, PeerBusy, RequestTimeout, NotHere) as error:
                 if len(data) > before:
                     givers.add(peer)
                 if isinstance(error, NotHere):

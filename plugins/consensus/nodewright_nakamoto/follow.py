@@ -42,6 +42,8 @@ INVALID_POINTS = 100
 WITHHELD_POINTS = 20
 LACKING_POINTS = 10
 LACKING_GRACE = 3  # failures in a row that a peer may have for want of what its own blocks name
+EARLY_GRACE = 20  # headers of the future between two faults
+EARLY_QUIET_SECONDS = 60.0
 SHORTFALL_GRACE = 2  # claims in a row that a peer may have moved away from before it was asked
 
 Step = Literal["idle", "again", "failed"]
@@ -113,6 +115,7 @@ class Follower:
         self._failures = 0
         self._shortfalls = 0
         self._holds_deep = False
+        self._early, self._early_told = 0, -EARLY_QUIET_SECONDS
         self._withheld = ""
         self._fetching = trio.CancelScope()
 
@@ -278,7 +281,7 @@ class Follower:
                 problem, points = f"header {display(header.id)}: {error}", INVALID_POINTS
                 break
             except NotYet as error:
-                self._chain.environment.logger.info("header set aside", hash=display(header.id), reason=str(error))
+                self._set_aside(header, str(error))
                 self.claim = None
                 break
             if node.bad:
@@ -288,6 +291,18 @@ class Follower:
         if problem:
             self._blame(points, problem)
         return node is not None and not node.bad and self.claim is not None
+
+    def _set_aside(self, header: Header, reason: str) -> None:
+        """Once a minute in the log; a clock that is wrong is a fault only if it goes on and on."""
+        now = self._chain.environment.monotonic()
+        self._early += 1
+        if now >= self._early_told + EARLY_QUIET_SECONDS:
+            self._early_told = now
+            peer = self.peer.hex()[:16]
+            self._chain.environment.logger.info("header set aside", hash=display(header.id), peer=peer, reason=reason)
+        if self._early % EARLY_GRACE == 0:
+            what = f"{self._early} of its headers are dated in the future"
+            self._shared.fetcher.blame(self.peer, MALFORMED_POINTS, what)
 
     def _stand_on(self, node: Node) -> None:
         before, self.best = self.best, node
