@@ -102,9 +102,9 @@ class Registry:
         if suspects:
             return f"no {kind} {name!r}, because {suspects[0].provider} is broken: {suspects[0].reason}"
         known = _names(among)
-        text = f"no installed plugin has a {kind} {name!r}{suggestion(name, known)}"
+        text = f"no installed plugin has {_a(kind)} {name!r}{suggestion(name, known)}"
         if not known:
-            text += f": no plugin with a {kind} is installed"
+            text += f": no plugin with {_a(kind)} is installed"
         if self.broken and nearest(name, known) is None:
             names = listed(broken.provider.name for broken in self.broken)
             text += f" (broken plugins may have had it: {names}; see  nodewright plugins)"
@@ -137,3 +137,7 @@ def _names(among: Iterable[Provided[Any]]) -> list[str]:
     for name in set(plain) - names:
         names.update(qualified_names([provided for provided in choices if provided.name == name]))
     return sorted(names)
+
+
+def _a(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"

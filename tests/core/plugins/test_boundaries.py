@@ -33,6 +33,7 @@ ALLOWED_IMPURE = (
     "nodewright/node/devnet",
     "nodewright/kernels/yardstick.py",
     "nodewright_bsv_api/bench/",
+    "nodewright_near_api/bench/",
     "nodewright_bsv_p2p/testing/",
 )
 
