@@ -6,7 +6,8 @@ who keep the shard do that.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final
 
 from attrs import define
 
@@ -23,6 +24,8 @@ from nodewright_near.reservations import Reservations
 from nodewright_near.shardstore import View
 from nodewright_near.state import decode_access_key
 from nodewright_near.transactions import MAX_TRANSACTION_BYTES, SignedTransaction
+
+IN_PLACE: Final = 256
 
 
 def parse(raw: bytes) -> SignedTransaction | Refused:
@@ -123,18 +126,49 @@ class Admitter:
 
 def by_nonce(candidates: Sequence[Candidate], reservations: Reservations) -> list[Candidate]:
     """The same candidates; those of one key change places so that their nonces rise."""
+    last: dict[tuple[str, bytes], int] = {}
+    mixed: set[tuple[str, bytes]] = set()
+    by_id = reservations.by_id
+    for candidate in candidates:
+        held = by_id.get(candidate.id)
+        if held is not None:
+            transaction = held.signed.transaction
+            slot = (transaction.signer_id, transaction.public_key)
+            if last.get(slot, -1) > transaction.nonce:
+                mixed.add(slot)
+            last[slot] = transaction.nonce
+    ordered = list(candidates)
+    if mixed:
+        _reorder(ordered, candidates, mixed, reservations)
+    return ordered
+
+
+def _reorder(
+    ordered: list[Candidate],
+    candidates: Sequence[Candidate],
+    mixed: Collection[tuple[str, bytes]],
+    reservations: Reservations,
+) -> None:
     places: dict[tuple[str, bytes], list[int]] = {}
     nonces: dict[int, int] = {}
     for index, candidate in enumerate(candidates):
         held = reservations.by_id.get(candidate.id)
-        if held is not None:
+        if held is not None and held.slot in mixed:
             places.setdefault(held.slot, []).append(index)
             nonces[index] = held.signed.transaction.nonce
-    ordered = list(candidates)
     for slots in places.values():
         for place, index in zip(slots, sorted(slots, key=nonces.__getitem__), strict=True):
             ordered[place] = candidates[index]
-    return ordered
+
+
+def first_of(
+    parameters: Parameters, ordered: Sequence[Candidate], limits: Limits, gas: int
+) -> tuple[Sequence[Candidate], Sequence[Candidate]]:
+    """Those that may have room in one chunk, and the rest, which need not be looked at: none is taken into a chunk for
+    less gas than a receipt without actions takes. ``IN_PLACE`` more stand in for those that turn out to be refused."""
+    receipt = parameters.fees.action_receipt
+    room = min(limits.max_count, gas // max(min(receipt.send_sir, receipt.send_not_sir), 1)) + IN_PLACE
+    return ordered[:room], ordered[room:]
 
 
 def select(
@@ -147,13 +181,14 @@ def select(
     limits: Limits,
     gas: int,
 ) -> Selection:
-    """Those that would run one after the other on this state, up to the limits and ``gas`` burnt by sending them."""
+    """Those that would run one after the other on this state, up to the limits and ``gas`` burnt by sending them. The
+    candidates of a key come with rising nonces (``by_nonce``)."""
     chosen: list[Candidate] = []
     deferred: list[Candidate] = []
     rejected: dict[bytes, str] = {}
     accounts, keys = dict(signers.accounts), dict(signers.keys)
     room = limits.max_bytes
-    for candidate in by_nonce(candidates, reservations):
+    for candidate in candidates:
         held = reservations.by_id.get(candidate.id)
         if held is None:
             rejected[candidate.id] = "its nonce was used by another transaction"

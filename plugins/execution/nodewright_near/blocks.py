@@ -263,7 +263,9 @@ async def execute(
     except StopIteration as stop:
         result: ChunkResult = stop.value
     changes = {**state.final_changes(), **(patch or {})}
-    await view.walk(list({**state.loaded, **changes}) if request.record_witness else list(changes))
+    if request.record_witness:
+        await view.walk(list({**state.loaded, **changes}))
+    fetched = request.record_witness
     nodes: dict[bytes, bytes | None] = {}
     recorder = Recorder(view)
     while True:
@@ -272,8 +274,12 @@ async def execute(
             root = update(recorder if request.record_witness else view, view.root, changes, nodes)
             break
         except Missing as missing:
-            # Beside the ways of what changes: the only child that is left of a branch.
-            await view.fetch(missing.wanted)
+            # The ways of what changes; and then what is beside them: the only child that is left of a branch.
+            if fetched:
+                await view.fetch(missing.wanted)
+            else:
+                await view.walk(list(changes))
+                fetched = True
     ran = _finish(rules, request, collected, result, state, root)
     if isinstance(ran, Ran):
         ran.values, ran.nodes = changes, nodes

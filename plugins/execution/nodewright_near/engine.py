@@ -39,7 +39,7 @@ from nodewright.interfaces.execution import (
 )
 from nodewright.interfaces.storage import KeyValueStore
 from nodewright_near import blocks, records
-from nodewright_near.admission import Admitter, Signers, refused, select
+from nodewright_near.admission import Admitter, Signers, by_nonce, first_of, refused, select
 from nodewright_near.blocks import Collected, Ran, Rules, bodies_of, parse_bodies
 from nodewright_near.borsh import Malformed
 from nodewright_near.checks import check_form
@@ -197,13 +197,14 @@ class NearEngine:
         view = None if shard is None else shard.view_near(parent.id)
         if view is None:
             return Selection((), {}, candidates)
-        held = [self.reservations.by_id[one.id].signed for one in mine if one.id in self.reservations.by_id]
-        signers = await Signers.read(view, held)
         parameters = self.rules.parameters
         gas = ShardCongestion(view.version.extra.congestion).process_tx_limit(parameters.congestion)
         gas = min(gas, limits.max_gas) if limits.max_gas else gas
-        chosen = select(parameters, mine, self.reservations, signers, self.gas_price, parent.height + 1, limits, gas)
-        return evolve(chosen, deferred=[*chosen.deferred, *others])
+        first, rest = first_of(parameters, by_nonce(mine, self.reservations), limits, gas)
+        held = [self.reservations.by_id[one.id].signed for one in first if one.id in self.reservations.by_id]
+        signers = await Signers.read(view, held)
+        chosen = select(parameters, first, self.reservations, signers, self.gas_price, parent.height + 1, limits, gas)
+        return evolve(chosen, deferred=[*chosen.deferred, *rest, *others])
 
     async def prologue(self, context: BlockContext) -> Prologue:
         return Prologue(b"", b"")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
 
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from nodewright_near.borsh import U64, U128, Blob, Enum, Vector, encode, struct
 from nodewright_near.primitives import AccountId, Hash, hash256
@@ -65,11 +65,14 @@ class Outcome:
     status: Status
     logs: tuple[str, ...] = ()
     error: Mapping[str, Any] | str | None = None
+    _partial: bytes = field(default=b"", init=False, eq=False, repr=False)
 
     def partial(self) -> bytes:
-        """The Borsh form of its ``PartialOutcome``, put together by hand: this is made for every receipt."""
+        """The Borsh form of its ``PartialOutcome``, put together by hand, once: this is made for every receipt."""
+        if self._partial:
+            return self._partial
         executor = self.executor_id.encode()
-        return b"%b%b%b%b%b%b%b" % (
+        self._partial = b"%b%b%b%b%b%b%b" % (
             len(self.receipt_ids).to_bytes(4, "little"),
             b"".join(self.receipt_ids),
             self.gas_burnt.to_bytes(8, "little"),
@@ -78,6 +81,7 @@ class Outcome:
             executor,
             b"\x03" + self.status.receipt_id if type(self.status) is SuccessReceiptId else encode(self.status, STATUS),
         )
+        return self._partial
 
     def hashes(self) -> list[bytes]:
         return [self.id, hash256(self.partial()), *(hash256(log.encode()) for log in self.logs)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from nodewright_near.borsh import U128, Blob, Enum, Option, Reader, Struct, Vector, codec_of, struct, with_codec
 from nodewright_near.primitives import NO_HASH, NO_KEY, SYSTEM, AccountId, Hash, PublicKey, hash256
@@ -54,6 +54,9 @@ class _ReceiptForm:
     floor = 60
 
     def write(self, value: Receipt, out: bytearray) -> None:
+        if value.raw:
+            out += value.raw
+            return
         body = value.receipt
         if type(body) is not ActionReceipt or not _is_plain(body) or len(value.receipt_id) != 32:
             _RECEIPT.write(value, out)
@@ -61,7 +64,7 @@ class _ReceiptForm:
         predecessor, receiver, signer = value.predecessor_id.encode(), value.receiver_id.encode(), body.signer_id.encode()
         action = body.actions[0]
         assert isinstance(action, Transfer)
-        out += b"%b%b%b%b%b\0%b%b%b%b%b%b%b" % (
+        value.raw = b"%b%b%b%b%b\0%b%b%b%b%b%b%b" % (
             len(predecessor).to_bytes(4, "little"),
             predecessor,
             len(receiver).to_bytes(4, "little"),
@@ -75,6 +78,7 @@ class _ReceiptForm:
             ONE_TRANSFER,
             action.deposit.to_bytes(16, "little"),
         )
+        out += value.raw
 
     def read(self, source: Reader) -> Receipt:
         start, data = source.at, source.data
@@ -89,10 +93,12 @@ class _ReceiptForm:
                 deposit = Transfer(int.from_bytes(data[at + 62 : at + 78], "little"))
                 price = int.from_bytes(data[at + 33 : at + 49], "little")
                 body = ActionReceipt(signer, data[at : at + 33], price, (), (), (deposit,))
-                return Receipt(predecessor, receiver, data[identity : identity + 32], body)
+                found = Receipt(predecessor, receiver, data[identity : identity + 32], body)
+                found.raw = data[start : source.at]
+                return found
         source.at = start
-        found: Receipt = _RECEIPT.read(source)
-        return found
+        other: Receipt = _RECEIPT.read(source)
+        return other
 
 
 def _is_plain(body: ActionReceipt) -> bool:
@@ -110,10 +116,13 @@ def _is_plain(body: ActionReceipt) -> bool:
 @with_codec(_ReceiptForm())
 @define(unsafe_hash=True)
 class Receipt:
+    """Nobody assigns to its fields; ``raw`` remembers the bytes of a frequent one, which is written several times."""
+
     predecessor_id: AccountId
     receiver_id: AccountId
     receipt_id: Hash
     receipt: Annotated[ReceiptBody, Enum({0: ActionReceipt, 1: DataReceipt}, _LATER)]
+    raw: bytes = field(default=b"", init=False, eq=False, repr=False)
 
     @property
     def is_refund(self) -> bool:

@@ -25,6 +25,8 @@ OUTCOMES: Final = "near_outcomes"
 RECEIPTS: Final = "near_receipts"
 LEAVES: Final = "near_outcome_leaves"
 MAX_LOGS: Final = 1024
+LOGS: Final = Vector(String, MAX_LOGS)
+NOTHING_TOLD: Final = bytes(5)  # no logs, no error
 
 
 @struct
@@ -36,7 +38,7 @@ class StoredOutcome:
     block: Hash
     shard: U32
     partial: PartialOutcome
-    logs: Annotated[tuple[str, ...], Vector(String, MAX_LOGS)]
+    logs: Annotated[tuple[str, ...], LOGS]
     error: Annotated[str | None, Option(String)]
     index: U32
 
@@ -64,13 +66,14 @@ def rows(
     batch = WriteBatch()
     if leaves:
         batch.put(LEAVES, leaves_key(block.id, shard), b"".join(leaves))
+    place = encode(block.height, U64) + block.id + encode(shard, U32)
     for index, outcome in enumerate(outcomes):
-        partial = PartialOutcome(
-            outcome.receipt_ids, outcome.gas_burnt, outcome.tokens_burnt, outcome.executor_id, outcome.status
-        )
-        error = None if outcome.error is None else json.dumps(outcome.error)
-        stored = StoredOutcome(block.height, block.id, shard, partial, outcome.logs, error, index)
-        batch.put(OUTCOMES, outcome.id, encode(stored))
+        # The fields of ``StoredOutcome``, of which most are written already, or empty.
+        told = NOTHING_TOLD
+        if outcome.logs or outcome.error is not None:
+            error = None if outcome.error is None else json.dumps(outcome.error)
+            told = encode(outcome.logs, LOGS) + encode(error, Option(String))
+        batch.put(OUTCOMES, outcome.id, b"%b%b%b%b" % (place, outcome.partial(), told, index.to_bytes(4, "little")))
     for receipt in receipts:
         batch.put(RECEIPTS, receipt.receipt_id, encode(receipt))
     return batch

@@ -186,8 +186,14 @@ class SignedTransaction:
 
     @staticmethod
     def decode(raw: bytes) -> SignedTransaction:
-        """Raises Malformed. The size is the caller's to bound."""
-        signed: SignedTransaction = decode(SignedTransaction, raw)
+        """Raises Malformed. The size is the caller's to bound. A small one that was read before is not read again."""
+        signed: SignedTransaction | None = _read_before.get(raw)
+        if signed is None:
+            signed = decode(SignedTransaction, raw)
+            if len(raw) <= _REMEMBERED_BYTES:
+                if len(_read_before) >= _REMEMBERED:
+                    _read_before.clear()
+                _read_before[raw] = signed
         return signed
 
     @staticmethod
@@ -229,6 +235,10 @@ def _quick_name(source: Reader, at: int) -> str | None:
     return name
 
 
+# By the bytes as they came: each transaction is read when it is admitted, chosen, and found in a chunk.
+_read_before: Final[dict[bytes, SignedTransaction]] = {}
+_REMEMBERED: Final = 1 << 15
+_REMEMBERED_BYTES: Final = 512
 _ACCOUNT: Final = codec_of(AccountId)
 _TRANSACTION: Final = codec_of(Transaction)
 _SIGNATURE: Final = codec_of(Signature)

@@ -279,12 +279,56 @@ class _Update:
         total = before
         for nibble, group in groups.items():
             at = 3 + 32 * (mask & ((1 << nibble) - 1)).bit_count()
-            child, old = self.apply(path + bytes([nibble]), raw[at : at + 32], group)
+            below = path + bytes([nibble])
+            one = self.replace(below, raw[at : at + 32], group[0]) if len(group) == 1 else None
+            if one is not None:
+                new[at : at + 32] = one[0]
+                total += one[1]
+                continue
+            child, old = self.apply(below, raw[at : at + 32], group)
             assert child is not None  # nothing is deleted below
             new[at : at + 32] = child[0]
             total += child[1] - old
         new[-8:] = total.to_bytes(8, "little")
         return self.keep(path, bytes(new), total)
+
+    def replace(self, path: bytes, digest: bytes, item: Item) -> tuple[bytes, int] | None:
+        """Most frequent of all: one leaf below gets another value. The hash at ``path`` then, and by how much the memory
+        usage grew; None, and nothing changed, where it is another case."""
+        key, value = item
+        assert value is not None
+        ways: list[tuple[bytes, bytes, int]] = []
+        while True:
+            raw = self.load(path, digest)
+            depth, kind = len(path), raw[0]
+            if kind == BRANCH:
+                mask = int.from_bytes(raw[1:3], "little")
+                if len(key) == depth or not mask >> key[depth] & 1:
+                    return None
+                at = 3 + 32 * (mask & ((1 << key[depth]) - 1)).bit_count()
+                below = key[: depth + 1]
+            elif kind == EXTENSION:
+                at = 5 + int.from_bytes(raw[1:5], "little")
+                below = key[: depth + 2 * (at - 6) + (raw[5] >> 4 & 1)]
+                if pack(below[depth:], False) != raw[5:at]:
+                    return None
+            elif kind == LEAF:
+                at = 5 + int.from_bytes(raw[1:5], "little")
+                if pack(key[depth:], True) != raw[5:at]:
+                    return None
+                break
+            else:
+                return None
+            ways.append((path, raw, at))
+            path, digest = below, raw[at : at + 32]
+        size, hashed = value
+        grown = size - int.from_bytes(raw[at : at + 4], "little")
+        tail = (node_total(raw) + grown).to_bytes(8, "little")
+        digest, _ = self.keep(path, raw[:at] + size.to_bytes(4, "little") + hashed + tail, 0)
+        for path, raw, at in reversed(ways):
+            tail = (node_total(raw) + grown).to_bytes(8, "little")
+            digest, _ = self.keep(path, raw[:at] + digest + raw[at + 32 : -8] + tail, 0)
+        return digest, grown
 
     def patch_key(self, path: bytes, raw: bytes, before: int, items: Sequence[Item]) -> Subtree | None:
         """As ``patch``: another value in a leaf, another hash in an extension."""
