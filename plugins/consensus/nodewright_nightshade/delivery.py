@@ -272,15 +272,17 @@ class Delivery:
                 except (InvalidChunk, ValueError) as error:
                     self._drop_pending(id)
                     author = self._author(header)
-                    source = self._peer_of(author)
+                    source = self._peer_of(author) if author is not None else None
                     if source is not None:
                         self._blame(source, f"the parts of its chunk {id.hex()[:16]} make no body: {error}")
                     raise Unavailable(f"chunk {id.hex()[:16]} has no body: {error}") from error
             await self.chain.environment.sleep(ROUND_SECONDS * (attempt + 1))
         return None
 
-    def _author(self, header: ChunkHeader) -> int:
-        parent = self.chain.held[header.inner.prev_block_hash]
+    def _author(self, header: ChunkHeader) -> int | None:
+        parent = self.chain.held.get(header.inner.prev_block_hash)
+        if parent is None:
+            return None
         grandparent = self.chain.held.get(parent.info.prev)
         epoch_id = self.chain.chunk_epoch(parent.info, grandparent.info if grandparent is not None else None)
         return self.chain.epochs.of(epoch_id).chunk_producer(header.inner.height_created, header.inner.shard_id)

@@ -63,6 +63,7 @@ class Peer:
     height: int = 0
     place: int | None = None  # the validator that it has shown to be
     wake: trio.Event = field(factory=trio.Event)
+    told: int = 0  # blocks of which it said that it has them, and that are waited for
 
 
 def identity(node_id: bytes) -> bytes:
@@ -210,7 +211,8 @@ class Network:
             if kind == b"N" and len(raw) == 40:
                 assert self._nursery is not None
                 height, id = int.from_bytes(raw[:8], "little"), raw[8:]
-                if height > self.chain.final.info.height and id not in self.chain.held:
+                if height > self.chain.final.info.height and id not in self.chain.held and peer.told < TOLD:
+                    peer.told += 1
                     peer.height = max(peer.height, min(height, self.chain.head.info.height + 1_000_000))
                     self._nursery.start_soon(self._told, peer, id)
                 continue
@@ -230,6 +232,7 @@ class Network:
         with trio.move_on_after(GRACE_SECONDS):
             while id not in self.chain.held:
                 await self.chain.moved()
+        peer.told -= 1
         if id not in self.chain.held:
             peer.wake.set()
 

@@ -50,14 +50,22 @@ class Waiting:
             await self.forward([(id, body) for id, body in bodies if body is not None], again)
 
     async def resend(self) -> None:
-        """What still waits was perhaps not heard by those who make its chunks."""
+        """What still waits was perhaps not heard by those who make its chunks. What has its final status goes."""
         before: set[bytes] = set()
         while True:
             await self.chain.environment.sleep(RESEND_SECONDS)
+            self._purge()
             used = await self.chain.used(self.chain.head)
             now = {id for waiting in self.by_shard.values() for id in waiting}
             await self._forward(sorted((now & before) - used)[:MAX_RESENT], True)
             before = now
+
+    def _purge(self) -> None:
+        for waiting in self.by_shard.values():
+            ids = list(waiting)
+            for id, body in zip(ids, self.chain.pool.bodies(ids), strict=True):
+                if body is None:
+                    del waiting[id]
 
     async def choose(self, head: Held, shard: int) -> list[SignedTransaction]:
         waiting = self.by_shard.get(shard, {})

@@ -88,6 +88,10 @@ class Events:
         return len(self.list)
 
 
+class Died(Exception):
+    """The process ends here, in the middle of whatever it does."""
+
+
 class Node:
     """Disks and secrets that outlive it, and the node while it is on."""
 
@@ -123,6 +127,8 @@ class Node:
         try:
             with self._scope:
                 await self._open(up)
+        except* Died:
+            pass
         finally:
             if self in self.world.up:
                 self.world.network.crash(self.name)
@@ -182,6 +188,22 @@ class Node:
             await say(said, to)
 
         producer.say = tapped
+
+    def die_in(self, owner: Any, step: str, after: bool) -> None:
+        """At the next call of this step; ``after`` it, or before it does anything."""
+        original = getattr(owner, step)
+
+        async def dying(*arguments: Any, **named: Any) -> Any:
+            if after:
+                await original(*arguments, **named)
+            raise Died
+
+        setattr(owner, step, dying)
+
+    async def dead(self) -> None:
+        """Until it has died of itself."""
+        await self._ended.wait()
+        await self.kill()
 
     async def kill(self) -> None:
         """Nothing is closed in order; what was not synced may be gone."""

@@ -36,6 +36,29 @@ def test_kill_of_any_node_at_any_instant(tell: Any, near: Any, seed: int) -> Non
     tell(story, seed)
 
 
+@pytest.mark.parametrize("after", [False, True])
+def test_a_crash_between_any_two_steps_of_a_block(tell: Any, near: Any, after: bool) -> None:
+    """Before and after each of the steps that make a block durable; what was begun is finished at the start, once."""
+
+    async def story(world: Any) -> None:
+        nodes = await world.found(4, 2)
+        await near.until(lambda: all(node.final >= 2 for node in nodes))
+        victim, sent = nodes[-1], []
+        for step in ("put_block", "put_final", "commit", "settle"):
+            sent += await world.trade(nodes[:3], 3, 0.1)
+            chain = victim.consensus.chain
+            await near.until(lambda chain=chain: any(held.placed for held in chain.held.values()))
+            owner = {"commit": chain.execution, "settle": chain.pool}.get(step, chain.store)
+            victim.die_in(owner, step, after)
+            with trio.fail_after(60):
+                await victim.dead()
+            await victim.start()
+            await near.until(lambda: victim.final >= nodes[0].final - 1)
+        await near.at_rest(world, sent)
+
+    tell(story, int(after))
+
+
 def test_all_are_killed_at_once_after_a_long_stall(tell: Any, near: Any) -> None:
     """Who had approved far ahead while nothing was made does not wait as long again after a start."""
 
