@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import AsyncIterator, Iterable, Sequence
-from functools import partial
 
 import trio
 from attrs import evolve, frozen
@@ -31,6 +30,7 @@ from nodewright.interfaces.environment import Environment
 from nodewright.interfaces.storage import BlobStore, KeyValueStore, WriteBatch
 from nodewright_nakamoto import subtree as formats
 from nodewright_nakamoto.header import HEADER_BYTES, Header
+from nodewright_nakamoto.offsets import Offsets
 from nodewright_nakamoto.subtree import FirstSubtree, Subtree
 
 SUBTREE = "subtree"
@@ -101,6 +101,7 @@ class ChainStore:
         self.blobs = blobs
         self._environment = environment
         self._writing = trio.Lock()
+        self._offsets = Offsets(blobs, environment, SUBTREE, SUBTREE_DATA)
 
     async def _get_many(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
         if len(keys) <= READ_CHUNK:
@@ -234,6 +235,7 @@ class ChainStore:
                     batch.put("bundles", other, evolve(its, overlaps=kept_ids).encode())
             # Durable before the blobs go: a row may never name a body that is not there.
             await self.chain.commit(batch)
+            self._offsets.forget(id)
             await self.blobs.delete(SUBTREE, [id])
             await self.blobs.delete(SUBTREE_DATA, [id])
             return True
@@ -292,17 +294,17 @@ class ChainStore:
                 bundle, index = holders[0]
                 wanted.setdefault(bundle, []).append((at, index))
         found: list[bytes | None] = [None] * len(ids)
-        for bundle, places in wanted.items():
-            subtree = await self.subtree(bundle)
-            if subtree is None:
+        for (bundle, places), row in zip(wanted.items(), await self.bundle_rows(list(wanted)), strict=True):
+            if row is None:
                 continue
-            sizes = subtree.body_sizes()
-            if len(places) * 8 > len(sizes):
-                bodies = await self.bodies(subtree)
-                for at, index in places:
-                    found[at] = bodies[index]
+            if len(places) * 8 > row.count:
+                subtree = await self.subtree(bundle)
+                if subtree is not None:
+                    bodies = await self.bodies(subtree)
+                    for at, index in places:
+                        found[at] = bodies[index]
                 continue
+            some = await self._offsets.bodies(bundle, [index + row.placeholder for _, index in places], row.leaves)
             for at, index in places:
-                read = partial(self.blobs.read, SUBTREE_DATA, bundle)
-                found[at] = await read(sum(sizes[:index]), sizes[index])
+                found[at] = some.get(index + row.placeholder)
         return found
