@@ -146,6 +146,9 @@ class Nightshade:
             "final": self.chain.final.info.height,
             "peers_ahead": ahead,
             "epoch": self.chain.head.info.epoch,
+            "chunks_missing": sum(ran.missed > 0 for ran in self.chain.head.info.ran),
+            "witness_bytes": network.witnesses.bytes_made if network is not None else 0,
+            "witnesses_judged": network.witnesses.judged if network is not None else 0,
         }
 
     # --- reading ---

@@ -168,6 +168,8 @@ class Delivery:
     async def push(self, chunk: Chunk, places: dict[bytes, int]) -> None:
         """A chunk made here, to all peers; ``places``: which of them are validators."""
         self.remember(chunk)
+        if not self.transport.peers():
+            return
         parts = await self.chain.environment.offload(cut, encode(chunk.body), self._producers)
         for peer in self.transport.peers():
             message = pushed(chunk.header, parts, self._producers, places.get(peer.id))
