@@ -18,7 +18,7 @@ from nodewright_nakamoto.compact import MalformedError
 from nodewright_nakamoto.fetch import MALFORMED_POINTS, Fetcher
 from nodewright_nakamoto.follow import Follower, Shared
 from nodewright_nakamoto.messages import SubtreeAnnouncement, Tip
-from nodewright_nakamoto.relay import Relay
+from nodewright_nakamoto.relay import Relay, Turns
 from nodewright_nakamoto.restore import Restorer
 from nodewright_nakamoto.serve import tip_of
 
@@ -36,6 +36,7 @@ class Synchroniser:
         self._shared = Shared(chain, keeper, fetcher, parallel)
         self._relays: dict[bytes, Relay] = {}
         self._restorer = Restorer(chain)
+        self._turns = Turns()
 
     @property
     def followers(self) -> list[Follower]:
@@ -73,7 +74,7 @@ class Synchroniser:
             if old is not None:
                 old.cancel_scope.cancel()
             if isinstance(event, PeerUp):
-                relay = Relay(peer, self.chain, self.keeper, self.fetcher, self._restorer)
+                relay = Relay(peer, self.chain, self.keeper, self.fetcher, self._restorer, self._turns)
                 follower = Follower(peer, self._shared)
                 self._relays[peer] = relay
                 self._shared.followers[peer] = follower
