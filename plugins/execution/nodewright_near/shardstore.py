@@ -134,6 +134,8 @@ class ShardStore:
     async def install(self, block: BlockRef, extra: ChunkExtra, version: Version) -> None:
         """Genesis: rows and nodes of ``version`` into an empty store."""
         await self.store.commit(self._batch(version))
+        self.values.update(version.values)
+        self.nodes.update(version.nodes)
         self._stand_on(Version(block, None, extra))
 
     def _batch(self, version: Version) -> WriteBatch:

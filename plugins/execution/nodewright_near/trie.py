@@ -323,12 +323,15 @@ class _Update:
             path, digest = below, raw[at : at + 32]
         size, hashed = value
         grown = size - int.from_bytes(raw[at : at + 4], "little")
-        tail = (node_total(raw) + grown).to_bytes(8, "little")
-        digest, _ = self.keep(path, raw[:at] + size.to_bytes(4, "little") + hashed + tail, 0)
+        ways.append((path, raw, at))
+        part, changed, made = size.to_bytes(4, "little") + hashed, self.changed, self.made
         for path, raw, at in reversed(ways):
-            tail = (node_total(raw) + grown).to_bytes(8, "little")
-            digest, _ = self.keep(path, raw[:at] + digest + raw[at + 32 : -8] + tail, 0)
-        return digest, grown
+            tail = raw[-8:] if not grown else (node_total(raw) + grown).to_bytes(8, "little")
+            new = raw[:at] + part + raw[at + len(part) : -8] + tail
+            part = sha256(new).digest()
+            changed[path] = new
+            made[path] = part, new
+        return part, grown
 
     def patch_key(self, path: bytes, raw: bytes, before: int, items: Sequence[Item]) -> Subtree | None:
         """As ``patch``: another value in a leaf, another hash in an extension."""
