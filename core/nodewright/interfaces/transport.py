@@ -102,7 +102,8 @@ class Transport(Protocol):
         timeout_seconds: float = 30.0,
     ) -> AsyncIterator[bytes]:
         """Stream a body from ``offset`` in pieces, under a byte credit. ``timeout_seconds`` bounds each piece. Raises
-        NotHere (the peer has none), PeerBusy (it cannot now), PeerGone, RequestTimeout, BodyTooLarge. The caller checks the hash."""
+        NotHere (the peer has none), PeerBusy (it cannot now), PeerGone, RequestTimeout, BodyTooLarge. The caller checks
+        the hash."""
 
     async def connect(self, address: str) -> None:
         """Keep a connection to this address: dialled again with back-off until ``disconnect``."""
