@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from attrs import define, field, frozen
 
-from nodewright.interfaces.common import Admission, BlockContext, BlockRef, Bundle, Parcel
+from nodewright.interfaces.common import Admission, BlockContext, BlockRef, Bundle, Parcel, Refused
 
 InvalidTransaction = Literal["reject_block", "discard"]
 
@@ -265,3 +265,16 @@ class Upgrading(Protocol):
         """Ids of reservations that were judged by other rules than those of the block after the applied one: an upgrade's
         height was passed since, in either direction. The pool releases them and offers them again. O(1) where there are
         none."""
+
+
+@runtime_checkable
+class Unhurried(Protocol):
+    """Of an execution where checking one transaction may take long, whatever its size and whether it is valid. Pools use
+    these two for what is submitted, so that such a one waits for its like alone."""
+
+    async def admit_quick(self, txs: Sequence[bytes], head: BlockRef, time: int) -> list[Admission]:
+        """As ``admit``, but what would take long is not taken: ``Refused`` of kind ``busy`` with ``data["slow"]``."""
+
+    async def prepare(self, tx: bytes, head: BlockRef, time: int) -> Refused | None:
+        """Check what takes long of one transaction; stages nothing, may run beside ``admit_quick``. None: now it may be
+        offered to ``admit_quick``, which is quick about it. Bounded by the execution's own policy."""

@@ -15,7 +15,7 @@ import trio
 from nodewright.errors import NodewrightError
 from nodewright.interfaces.common import Admission, Admitted, BlockRef, Refused
 from nodewright.interfaces.environment import Environment
-from nodewright.interfaces.execution import Execution
+from nodewright.interfaces.execution import Execution, Unhurried
 from nodewright.node.ordering import retry_order
 from nodewright.node.statuses import FinalStatuses
 
@@ -127,9 +127,15 @@ class Admitter:
     def __init__(self, environment: Environment, execution: Execution) -> None:
         self._environment = environment
         self._execution = execution
+        self._unhurried = execution if isinstance(execution, Unhurried) else None
         self._lock = trio.Lock()
         self._number = 0
         self.head: Callable[[], BlockRef] | None = None
+
+    def known_head(self) -> BlockRef:
+        if self.head is None:
+            raise NodewrightError("a transaction was submitted before the chain's head is known")
+        return self.head()
 
     @asynccontextmanager
     async def idle(self) -> AsyncIterator[int]:
@@ -142,21 +148,25 @@ class Admitter:
         assert self.head is not None
         return await self._execution.admit(txs, self.head(), int(self._environment.now()))
 
-    async def admit(self, txs: Sequence[bytes], groups: Sequence[int] = ()) -> tuple[list[Admission], int, list[int]]:
+    async def admit(
+        self, txs: Sequence[bytes], groups: Sequence[int] = (), quick: bool = False
+    ) -> tuple[list[Admission], int, list[int]]:
         """Answers, the number of this admission, and the positions of those admitted at the second try, in order.
 
         ``groups`` are the sizes of the calls that ``txs`` came in: within each, transactions refused because a parent
-        came after them are tried once more, parents first."""
-        if self.head is None:
-            raise NodewrightError("a transaction was submitted before the chain's head is known")
+        came after them are tried once more, parents first.
+        ``quick``: what takes long is left out (``interfaces.execution.Unhurried``)."""
+        self.known_head()
         async with self._lock:
             now = int(self._environment.now())
-            answers = await self._execution.admit(txs, self.head(), now)
+            unhurried = self._unhurried if quick else None
+            admit = self._execution.admit if unhurried is None else unhurried.admit_quick
+            answers = await admit(txs, self.known_head(), now)
             if len(answers) != len(txs):
                 raise NodewrightError(f"the execution gave {len(answers)} answers for {len(txs)} transactions")
             again = await self._again(txs, answers, groups)
             if again:
-                second = await self._execution.admit([txs[at] for at in again], self.head(), now)
+                second = await admit([txs[at] for at in again], self.known_head(), now)
                 for at, answer in zip(again, second, strict=True):
                     answers[at] = answer
             self._number += 1

@@ -34,7 +34,7 @@ from attrs import frozen
 from nodewright.errors import NodewrightError, StoreError, StoreFull
 from nodewright.interfaces.common import Admission, Admitted, BlockRef, Refused
 from nodewright.interfaces.environment import Environment
-from nodewright.interfaces.execution import Candidate, Execution, Upgrading
+from nodewright.interfaces.execution import Candidate, Execution, Unhurried, Upgrading
 from nodewright.interfaces.pool import TransactionStatus
 from nodewright.interfaces.service import EventLog, Metrics
 from nodewright.node.admission import OVERHEAD_BYTES, Batch, Waiting, busy
@@ -46,6 +46,7 @@ from nodewright.node.poolevents import PoolEvents
 from nodewright.node.pooljournal import PoolJournal, replay, rewrite
 from nodewright.node.ready import first_candidates
 from nodewright.node.records import FinalRecord
+from nodewright.node.slowlane import SlowLane, is_slow
 from nodewright.node.statuses import FinalStatuses
 
 STATUS_CHUNK = 50_000
@@ -98,6 +99,12 @@ class Pool:
             self._finish_rejected,
             self._compact,
         )
+        self._slow: SlowLane | None = None
+        if isinstance(execution, Unhurried):
+            intake = self._intake
+            self._slow = SlowLane(
+                environment, execution, intake.admitter.known_head, lambda: intake.closing, events.rejected
+            )
         self._compact_at = limits.compact_bytes
 
     # --- lifetime -----------------------------------------------------------------------------------------------------
@@ -190,11 +197,27 @@ class Pool:
             for start in range(0, count, step):
                 answers += await self.submit(txs[start : start + step], source)
             return answers
+        answers = await self._offer(txs, size, source)
+        if self._slow is None or not any(map(is_slow, answers)):
+            return answers
+        # Held in memory all the while, so counted with what waits.
+        self._waiting.bytes_used += size
+        try:
+            return await self._slow.finish(txs, answers, source, lambda again: self._offer_again(again, source))
+        finally:
+            self._waiting.bytes_used -= size
+
+    async def _offer(self, txs: Sequence[bytes], size: int, source: str) -> list[Admission]:
         submission = self._waiting.add(txs, size, source)
         await submission.done.wait()
         if submission.error is not None:
             raise NodewrightError(str(submission.error))
         return submission.answers
+
+    async def _offer_again(self, txs: Sequence[bytes], source: str) -> list[Admission]:
+        if self._intake.closing:
+            return busy(len(txs), message="the node is stopping")
+        return await self._offer(txs, 0, source)  # their bytes are counted
 
     async def status(self, ids: Sequence[bytes]) -> list[TransactionStatus | None]:
         await trio.lowlevel.checkpoint()

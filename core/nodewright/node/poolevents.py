@@ -59,7 +59,7 @@ class PoolEvents:
             for source, answers in by_source.items():
                 self._admitted(answers, fresh, source)
         if refusals:
-            self._rejected(refusals)
+            self.rejected(refusals)
 
     def _admitted(self, answers: Sequence[Any], fresh: Container[bytes], source: str) -> None:
         display = self.display
@@ -70,7 +70,7 @@ class PoolEvents:
             self._accepted.inc(len(ids))
             self._events.publish("admitted", {"ids": ids, "source": source})
 
-    def _rejected(self, refusals: Sequence[Refused]) -> None:
+    def rejected(self, refusals: Sequence[Refused]) -> None:
         self._refused.inc(len(refusals))
         told = [answer for answer in refusals if answer.kind != "busy"]
         if told:

@@ -8,6 +8,9 @@ first. Scripts are not checked again: an outpoint's amount and script never chan
 A batch that was judged by the rules of one era and is staged in another (a block came between) is to be sent again.
 
 A batch may hold a child after its parent. A child before its parent is ``missing``: to be offered again.
+
+A *quick* batch leaves out what takes long (``data["slow"]``): its scripts are for ``prepare``, which looks at one
+transaction, stages nothing, and remembers that it passed, so that the next batch takes it without a look.
 """
 
 from __future__ import annotations
@@ -31,11 +34,15 @@ from nodewright_bitcoin.checks import (
 )
 from nodewright_bitcoin.columns import Batch, Parsed, output_at, parse_batch
 from nodewright_bitcoin.rules import Era, RuleError, era_at, era_flags
-from nodewright_bitcoin.scripts import ScriptTask, verify_batch
+from nodewright_bitcoin.scripts import SLOW, ScriptTask, verify_batch
 from nodewright_bitcoin.state import Reservation
 
 if TYPE_CHECKING:
     from nodewright_bitcoin.engine import BitcoinEngine
+
+# A thread hop costs about a hundred microseconds, a plain signature check half of that.
+WORTH_A_HOP = 4
+BYTES_WORTH_ONE = 512
 
 
 @define
@@ -60,7 +67,7 @@ class Admitter:
     def __init__(self, engine: BitcoinEngine) -> None:
         self.engine = engine
 
-    async def admit(self, raws: Sequence[bytes], head: BlockRef, time: int) -> list[Admission]:
+    async def admit(self, raws: Sequence[bytes], head: BlockRef, time: int, quick: bool = False) -> list[Admission]:
         engine = self.engine
         batch: Batch = await engine.offload_batch(len(raws), parse_batch, raws, engine.max_raw_bytes)
         offers = [Offer(item, []) for item in batch.items if isinstance(item, Parsed)]
@@ -68,7 +75,7 @@ class Admitter:
         generation = engine.generation
         await self._fill(offers, height)
         self._judge(offers, height, time)
-        await self._scripts(offers, batch, height)
+        await self._scripts(offers, batch, height, quick)
         async with engine.lock:
             if engine.generation != generation:
                 await self._refill(offers, height)
@@ -82,6 +89,43 @@ class Admitter:
                 self._stage(offer, height, rules)
         answers = iter(offers)
         return [item if isinstance(item, Refused) else self._answer(next(answers)) for item in batch.items]
+
+    async def prepare(self, raw: bytes, head: BlockRef, time: int) -> Refused | None:
+        engine, height = self.engine, head.height + 1
+        batch: Batch = await engine.offload_batch(len(raw) // BYTES_WORTH_ONE, parse_batch, [raw], engine.max_raw_bytes)
+        item = batch.items[0]
+        if isinstance(item, Refused):
+            return item
+        offer = Offer(item, [])
+        generation = engine.generation
+        await self._fill([offer], height)
+        self._judge([offer], height, time)
+        if isinstance(offer.answer, Refused):
+            return offer.answer
+        if offer.terms is None or offer.held:
+            return None
+        for index, output in enumerate(offer.spent):
+            winner = self._winner(item.spends[index], output)
+            if winner is not None and winner != item.txid:
+                return _conflict(index, winner, item.txid)
+        rules = engine.rules_at(height)
+        if not engine.passed(item.txid, rules):
+            task = ScriptTask(item, cast("list[UtxoOutput]", offer.spent))
+            (error,) = await engine.environment.offload(
+                verify_batch, [task], batch.columns, height, engine.parameters, engine.verifier, engine.policy
+            )
+            if error is not None:
+                return refusal(error, item.txid)
+            if engine.generation == generation:  # else an output may have been reassigned under it
+                engine.prepared.add(item.txid, rules)
+        return None
+
+    def _winner(self, outpoint: bytes, output: UtxoOutput | None) -> bytes | None:
+        """Who spent it first."""
+        winner = self.engine.state.spenders.get(outpoint)
+        if winner is None and output is not None and output.spender is not None:
+            return output.spender[:32]
+        return winner
 
     @staticmethod
     def _answer(offer: Offer) -> Admission:
@@ -170,7 +214,7 @@ class Admitter:
             if error is not None:
                 offer.answer = refusal(error, txid, "policy")
 
-    async def _scripts(self, offers: list[Offer], batch: Batch, height: int) -> None:
+    async def _scripts(self, offers: list[Offer], batch: Batch, height: int, quick: bool) -> None:
         engine = self.engine
         rules = int(era_flags(height, engine.parameters))
         asked: list[Offer] = []
@@ -178,18 +222,24 @@ class Admitter:
         for offer in offers:
             if offer.terms is None or offer.answer is not None or offer.held:
                 continue
-            if (offer.tx.txid, rules) in engine.verified:
+            if engine.passed(offer.tx.txid, rules):
                 continue
             asked.append(offer)
             tasks.append(ScriptTask(offer.tx, cast("list[UtxoOutput]", offer.spent)))
         if not tasks:
             return
+        weight = len(tasks) if quick else WORTH_A_HOP
+        if weight < WORTH_A_HOP:
+            weight += sum(len(task.tx.raw) for task in tasks) // BYTES_WORTH_ONE
         errors = await engine.offload_batch(
-            len(tasks), verify_batch, tasks, batch.columns, height, engine.parameters, engine.verifier, engine.policy
+            weight, verify_batch, tasks, batch.columns, height, engine.parameters, engine.verifier, engine.policy, quick
         )
         for offer, error in zip(asked, errors, strict=True):
             if error is None:
                 engine.verified.add(offer.tx.txid, rules)
+            elif error is SLOW:
+                data = {"slow": True, "retry_after_seconds": 1}
+                offer.answer = Refused(error.code, error.message, "busy", offer.tx.txid, data)
             else:
                 offer.answer = refusal(error, offer.tx.txid)
 
@@ -240,8 +290,7 @@ class Admitter:
             if winner is None and output.spender is not None:
                 winner = output.spender[:32]
             if winner is not None and winner != txid:
-                message = f"input {index} spends what {winner[::-1].hex()} spent first"
-                offer.answer = Refused("txn-mempool-conflict", message, "conflict", txid, {"winner": winner})
+                offer.answer = _conflict(index, winner, txid)
                 return
             if offer.needs and index in offer.needs and outpoint[:32] not in state.unmined:
                 message = f"input {index} spends from a transaction that is not accepted here"
@@ -267,6 +316,11 @@ def _again(txid: bytes) -> Refused:
     return Refused(
         "busy", "the chain changed while this was checked: send it again", "busy", txid, {"retry_after_seconds": 1}
     )
+
+
+def _conflict(index: int, winner: bytes, txid: bytes) -> Refused:
+    message = f"input {index} spends what {winner[::-1].hex()} spent first"
+    return Refused("txn-mempool-conflict", message, "conflict", txid, {"winner": winner})
 
 
 def _hindered(output: UtxoOutput, index: int, height: int, txid: bytes) -> Refused:

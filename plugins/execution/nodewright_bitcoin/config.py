@@ -31,7 +31,11 @@ class BitcoinConfig:
     min_fee_rate: int = setting(1, help="satoshis asked for 1,000 bytes", minimum=0)
     max_tx_size: int = setting(10_000_000, help="largest transaction taken, in bytes", minimum=1000, maximum=1_000_000_000)
     standard_scripts: bool = setting(True, help="ask relay's stricter script rules of transactions that are offered")
-    max_script_work: int = setting(POLICY_WORK, help="work units for one offered transaction", minimum=1 << 27)
+    max_script_work: int = setting(
+        POLICY_WORK,
+        help="work units (about a nanosecond each) for the scripts of one offered transaction, beside 500 for each byte",
+        minimum=1 << 18,
+    )
     coinbase_maturity: int | None = setting(None, help="blocks before a coinbase may be spent", minimum=100)
     subsidy_halving_interval: int | None = setting(None, help="blocks between halvings", minimum=1)
     retention_blocks: int = setting(

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import trio
 
 from nodewright.errors import Pruned, StoreError, UnknownQuery
-from nodewright.interfaces.common import Admission, BlockContext, BlockRef, Bundle
+from nodewright.interfaces.common import Admission, BlockContext, BlockRef, Bundle, Refused
 from nodewright.interfaces.environment import Environment
 from nodewright.interfaces.execution import (
     BundleVerdict,
@@ -35,7 +35,7 @@ from nodewright.interfaces.execution import (
 from nodewright.interfaces.storage import UtxoOutput, UtxoRefused, UtxoStore, UtxoTransaction
 from nodewright.interfaces.verifier import Verifier
 from nodewright_bitcoin import coinbase
-from nodewright_bitcoin.admission import Admitter
+from nodewright_bitcoin.admission import WORTH_A_HOP, Admitter
 from nodewright_bitcoin.blocks import Blocks
 from nodewright_bitcoin.bundles import Bundles
 from nodewright_bitcoin.columns import Parsed, parse_batch
@@ -50,8 +50,7 @@ from nodewright_bitcoin.transaction import MAX_TRANSACTION_BYTES
 
 T = TypeVar("T")
 
-# A thread hop costs about a hundred microseconds, a plain signature check half of that.
-WORTH_A_HOP = 4
+PREPARED_BYTES = 1024 * 160
 REASSIGNED_AFTER_BLOCKS = 1000
 EXTENDED_FORM_FACTOR = 4
 
@@ -79,6 +78,8 @@ class BitcoinEngine:
         # The extended form carries the scripts of the outputs spent as well.
         self.max_raw_bytes = EXTENDED_FORM_FACTOR * policy.max_transaction_bytes
         self.verified = VerifiedCache(cache_bytes)
+        # What passed outside of admission: kept, whatever the size of the other, until it is admitted.
+        self.prepared = VerifiedCache(PREPARED_BYTES)
         self.state = Reservations()
         self.lock = trio.Lock()
         self.generation = 0
@@ -152,6 +153,15 @@ class BitcoinEngine:
         if not txs:
             return []
         return await self._admitter.admit(txs, head, time)
+
+    async def admit_quick(self, txs: Sequence[bytes], head: BlockRef, time: int) -> list[Admission]:
+        return await self._admitter.admit(txs, head, time, quick=True) if txs else []
+
+    async def prepare(self, tx: bytes, head: BlockRef, time: int) -> Refused | None:
+        return await self._admitter.prepare(tx, head, time)
+
+    def passed(self, txid: bytes, rules: int) -> bool:
+        return (txid, rules) in self.verified or (txid, rules) in self.prepared
 
     async def confirm(self, ids: Sequence[bytes]) -> None:
         """Ids that are not reserved any more are passed over: a block took or displaced them meanwhile."""
@@ -344,5 +354,6 @@ class BitcoinEngine:
                     ]
             self.generation += 1
             self.verified.clear()
+            self.prepared.clear()
             results: list[UtxoRefused | None] = await change()
             return results

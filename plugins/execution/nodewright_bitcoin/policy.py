@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Final
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from nodewright_bitcoin.network import ChainParameters
 from nodewright_bitcoin.rules import (
@@ -26,9 +26,17 @@ from nodewright_bitcoin.rules import (
 )
 from nodewright_bitcoin.script import opcodes as op
 from nodewright_bitcoin.script.checker import TransactionSignatureChecker
+from nodewright_bitcoin.script.errors import ScriptError
 from nodewright_bitcoin.script.flags import ScriptFlags
 from nodewright_bitcoin.script.interpreter import verify_script
-from nodewright_bitcoin.script.limits import POLICY_WORK, WorkBudget, consensus_limits, policy_limits
+from nodewright_bitcoin.script.limits import (
+    POLICY_STACK_BYTES,
+    POLICY_WORK,
+    POLICY_WORK_PER_BYTE,
+    WorkBudget,
+    consensus_limits,
+    policy_limits,
+)
 from nodewright_bitcoin.script.numbers import decode_number, is_minimal
 from nodewright_bitcoin.script.opcodes import is_p2sh, is_push_only, read_instruction
 from nodewright_bitcoin.script.signatures import is_pubkey_shape
@@ -39,6 +47,7 @@ MAX_STANDARD_UNLOCKING_BYTES: Final = 1_650
 MAX_STANDARD_SIGOPS: Final = MAX_TRANSACTION_SIGOPS // 5
 MAX_STANDARD_MULTISIG_KEYS: Final = 3
 MAX_STANDARD_DATA_BYTES: Final = 223
+QUICK_WORK: Final = 1 << 18
 
 STANDARD_FLAGS: Final = (
     ScriptFlags.DERSIG
@@ -56,12 +65,21 @@ STANDARD_FLAGS: Final = (
 @frozen
 class Policy:
     """``fee_per_kilobyte`` in satoshis for 1,000 bytes; ``standard_scripts`` asks ``STANDARD_FLAGS`` of every script and,
-    before Genesis, one of the well-known kinds of every output."""
+    before Genesis, one of the well-known kinds of every output. ``max_work`` is the work that a transaction's scripts may
+    take beside what its bytes give it."""
 
     fee_per_kilobyte: int = 1
     max_transaction_bytes: int = 10_000_000
     max_work: int = POLICY_WORK
     standard_scripts: bool = True
+
+    def work(self, size: int) -> int:
+        """Units for all scripts of a transaction of ``size`` bytes."""
+        return self.max_work + POLICY_WORK_PER_BYTE * size
+
+    def quick_work(self, size: int) -> int:
+        """Units for one that is to keep nobody waiting: a few signatures more than its bytes give it."""
+        return min(self.work(size), QUICK_WORK + POLICY_WORK_PER_BYTE * size)
 
 
 class OutputKind(Enum):
@@ -181,13 +199,19 @@ def policy_flags(height: int, parameters: ChainParameters) -> ScriptFlags:
 
 
 def check_policy_scripts(
-    tx: Transaction, spent: Sequence[SpentOutput], height: int, parameters: ChainParameters, policy: Policy
+    tx: Transaction,
+    spent: Sequence[SpentOutput],
+    height: int,
+    parameters: ChainParameters,
+    policy: Policy,
+    budget: WorkBudget | None = None,
 ) -> RuleError | None:
     """Every input's scripts under the rules and limits of relay. A failure is told apart: ``mandatory-…`` where consensus
-    fails as well, ``non-mandatory-…`` where a block could hold it."""
+    fails as well, ``non-mandatory-…`` where a block could hold it, or where more than ``budget`` (else the policy's) or
+    this node's memory would be needed to tell."""
     consensus = era_flags(height, parameters)
     flags = consensus | STANDARD_FLAGS if policy.standard_scripts else consensus
-    budget = WorkBudget(policy.max_work)
+    budget = budget or WorkBudget(policy.work(tx.size))
     for index, output in enumerate(spent):
         own = int(input_flags(flags, output.height, parameters))
         checker = TransactionSignatureChecker(tx, index, output.satoshis)
@@ -195,10 +219,20 @@ def check_policy_scripts(
         error = verify_script(unlocking, output.locking_script, own, checker, policy_limits(own), budget)
         if error is None:
             continue
+        if _costs_too_much(error, own):
+            return script_failure(error, index, mandatory=False)
         mandatory = int(input_flags(consensus, output.height, parameters))
-        # The second look has the same work to spend, not consensus's: a hostile script gets no more for failing.
-        again = verify_script(
-            unlocking, output.locking_script, mandatory, checker, consensus_limits(mandatory), WorkBudget(policy.max_work)
-        )
+        # The second look has what is left of the work, and no more memory: a hostile script gets no more for failing.
+        limits = evolve(consensus_limits(mandatory), max_stack_bytes=POLICY_STACK_BYTES)
+        again = verify_script(unlocking, output.locking_script, mandatory, checker, limits, budget)
+        if again is not None and _costs_too_much(again, mandatory):
+            return script_failure(again, index, mandatory=False)
         return script_failure(error, index, mandatory=again is not None)
     return None
+
+
+def _costs_too_much(error: ScriptError, flags: int) -> bool:
+    """For this node: a block could hold it. Before Genesis the stack's size is a rule."""
+    if error is ScriptError.STACK_SIZE:
+        return bool(flags & ScriptFlags.UTXO_AFTER_GENESIS)
+    return error is ScriptError.WORK_LIMIT

@@ -23,9 +23,13 @@ from nodewright_bitcoin.network import ChainParameters
 from nodewright_bitcoin.policy import Policy, check_policy_scripts
 from nodewright_bitcoin.rules import RuleError, SpentOutput, check_scripts, era_flags
 from nodewright_bitcoin.script import flags as f
+from nodewright_bitcoin.script.limits import WorkBudget
 
 CACHE_ENTRY_BYTES = 160
 WORTH_COLUMNS = 2
+# What the interpreter may do for one quick batch: some eight thousand signatures.
+QUICK_BATCH_WORK = 1 << 29
+SLOW = RuleError("script-slow", "its scripts take long to check, and many wait: send it again")
 
 
 @define
@@ -73,20 +77,31 @@ def verify_batch(
     parameters: ChainParameters,
     verifier: Verifier,
     policy: Policy | None,
+    quick: bool = False,
 ) -> list[RuleError | None]:
     """One answer per task under the rules of the block at ``height``: those of relay where ``policy`` is given, else
-    those of consensus."""
+    those of consensus. ``quick``, of relay's: what would take long is not looked at to its end, its answer is ``SLOW``."""
     answers: list[RuleError | None] = [None] * len(tasks)
     passed = _by_columns(tasks, columns, int(era_flags(height, parameters)), verifier)
     flags = int(era_flags(height, parameters))
+    left = QUICK_BATCH_WORK
     for index, task in enumerate(tasks):
         if index in passed:
             continue
         spent = spent_outputs(task.spent)
         if policy is None:
             answers[index] = check_scripts(task.tx.transaction(), spent, flags, parameters)
-        else:
-            answers[index] = check_policy_scripts(task.tx.transaction(), spent, height, parameters, policy)
+            continue
+        whole = policy.work(len(task.tx.raw))
+        given = min(policy.quick_work(len(task.tx.raw)), left) if quick else whole
+        if given <= 0:
+            answers[index] = SLOW
+            continue
+        budget = WorkBudget(given)
+        answers[index] = check_policy_scripts(task.tx.transaction(), spent, height, parameters, policy, budget)
+        left -= given - budget.left
+        if budget.left < 0 and given < whole:
+            answers[index] = SLOW
     return answers
 
 

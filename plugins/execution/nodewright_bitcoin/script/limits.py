@@ -13,8 +13,10 @@ multisig keys       20              4,294,967,295                      4,294,967
 element bytes       520             stack bytes                        stack bytes
 stack elements      1,000           stack bytes                        stack bytes
 stack bytes         -               ``CONSENSUS_STACK_BYTES``          100,000,000
-work units          (consensus)     ``CONSENSUS_WORK``                 ``POLICY_WORK``
+work units          (consensus)     ``CONSENSUS_WORK``                 ``POLICY_WORK`` (*)
 ==================  ==============  =================================  =====================
+
+(*) and ``POLICY_WORK_PER_BYTE`` for each byte of the transaction: that of ordinary inputs, however many.
 
 *Stack bytes* count main and alternate stack together, each element with 32 bytes of overhead. *Work* is about one
 nanosecond of this interpreter per unit, charged before it is done: a constant per instruction, the bytes that an
@@ -41,7 +43,8 @@ UNLIMITED_32_BIT: Final = 0xFFFFFFFF
 CONSENSUS_STACK_BYTES: Final = 1 << 29
 POLICY_STACK_BYTES: Final = 100_000_000
 CONSENSUS_WORK: Final = 1 << 38
-POLICY_WORK: Final = 1 << 32
+POLICY_WORK: Final = 1 << 28
+POLICY_WORK_PER_BYTE: Final = 500
 
 INSTRUCTION_WORK: Final = 500
 SIGNATURE_WORK: Final = 60_000
