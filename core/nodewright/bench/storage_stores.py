@@ -23,7 +23,7 @@ from nodewright.environment import NodeEnvironment
 from nodewright.errors import NodewrightError
 from nodewright.node.stores import adapted, open_component
 from nodewright.plugins.host import PluginHost
-from nodewright.plugins.specs import Dependencies
+from nodewright.plugins.specs import Dependencies, StorageSpec
 from nodewright.testing import postgres_server
 
 AEROSPIKE_VARIABLE = "NODEWRIGHT_AEROSPIKE"
@@ -118,7 +118,9 @@ async def bench_stores(
             environment = NodeEnvironment("bench", folder / str(number), logger)
             raw = await stack.enter_async_context(_opened(store, environment))
             own = environment.for_slot("bench")
-            measured += await stack.enter_async_context(patterns_of(store.name, raw, sizes, own))
+            spec = store.components[-1].spec
+            native = spec.native if isinstance(spec, StorageSpec) else {}
+            measured += await stack.enter_async_context(patterns_of(store.name, raw, sizes, own, native))
             step(1)
         return await measure(measured, sizes, step)
 

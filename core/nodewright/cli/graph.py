@@ -64,4 +64,4 @@ def dot_lines(plan: Plan) -> list[str]:
 
 
 def _by_adapter(component: PlannedComponent) -> str:
-    return ", by adapter" if component.adapter else ""
+    return ", by adapter" if component.adapter and component.native is None else ""

@@ -14,7 +14,7 @@ from attrs import field, frozen
 
 from nodewright.config.core_settings import GenesisSettings, LogSettings, NetworkSettings, NodeSettings, PoolSettings
 from nodewright.config.origin import Origin
-from nodewright.plugins.specs import ComponentSpec
+from nodewright.plugins.specs import ComponentSpec, Native, StorageSpec
 
 # What the core itself puts among the dependencies of every component, beside the slots that it requires.
 CORE_DEPENDENCIES = ("events", "genesis", "health", "metrics", "pool")
@@ -32,10 +32,10 @@ class Effective:
 class PlannedComponent:
     """``slot`` is ``stores.utxo``, ``verifier``, ``execution``, ``transport``, ``consensus`` or ``services.bsv_api``.
 
-    ``adapter`` is None, or the contract (``utxo``, ``blob``) that an adapter gives over this key-value store: dependents
-    then get the adapter's object, never the bare store. ``requires`` maps each slot this component is given to the
-    contract that it asked for there; optional requirements that nothing fills are left out. ``behind`` is the slot of the
-    store that names this one, through which alone it is used.
+    ``adapter`` is None, or the contract (``utxo``, ``blob``) that an adapter gives over this key-value store, the core's or
+    the plugin's own (``native``): dependents then get the adapter's object, never the bare store. ``requires`` maps each
+    slot this component is given to the contract that it asked for there; optional requirements that nothing fills are left
+    out. ``behind`` is the slot of the store that names this one, through which alone it is used.
     """
 
     slot: str
@@ -46,6 +46,13 @@ class PlannedComponent:
     adapter: str | None = None
     requires: Mapping[str, str] = field(factory=dict)
     behind: str | None = None
+
+    @property
+    def native(self) -> Native | None:
+        """How this store gives the contract of ``adapter`` itself, in place of the core's adapter."""
+        if self.adapter is None or not isinstance(self.spec, StorageSpec):
+            return None
+        return self.spec.native.get(self.adapter)
 
 
 @frozen(kw_only=True)

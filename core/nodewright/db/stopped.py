@@ -5,7 +5,7 @@ Invariants:
 - the data folder's lease is held before anything in it is opened, and each store takes its own: a running node is refused
   by name, and a node that starts meanwhile is refused in turn;
 - what depends on a store decides how it is looked at: ``rows`` (tables of a key-value store, also under the ``utxo``
-  adapter) or ``bodies`` (a blob store, or the ``blob`` adapter over a key-value store). A store that keeps unspent outputs
+  adapter) or ``bodies`` (a blob store, or what gives ``blob`` over a key-value store). A store that keeps unspent outputs
   in a form of its own has neither, unless it shows them as those rows (capability ``utxo-rows``);
 - no store is made and none is changed by looking at it (``tools``), except where it is to be filled or upgraded;
 - a store behind another is opened for that one, and is looked at through it only.
@@ -29,7 +29,6 @@ from nodewright.interfaces.storage import BlobStore, Compaction, FormatRecord, K
 from nodewright.node.folder import MAX_RECORD_BYTES, RECORD_FILE, held_folder, write_whole
 from nodewright.node.stores import adapted, open_component
 from nodewright.plugins.specs import BLOB, KEY_VALUE, UTXO, UTXO_ROWS, Dependencies
-from nodewright.storage.blob_adapter import open_blobs
 from nodewright.storage.formats import FORMAT_KEY, META_KIND, decode_format, encode_format, read_format, write_format
 from nodewright.storage.lease import Owner, read_owner
 
@@ -88,7 +87,8 @@ class StoreSlot:
         return self.planned.adapter or (KEY_VALUE if KEY_VALUE in self.planned.spec.provides else BLOB)
 
     def describe(self) -> str:
-        adapter = f" under the {self.planned.adapter} adapter" if self.planned.adapter else ""
+        by_adapter = self.planned.adapter and self.planned.native is None
+        adapter = f" under the {self.planned.adapter} adapter" if by_adapter else ""
         return f"{self.planned.spec.name} of {self.planned.plugin}{adapter}"
 
     async def tables(self) -> list[str]:
@@ -259,7 +259,7 @@ async def _open(
     contract = _contract(plan, planned)
     rows = bodies = None
     if contract == BLOB:
-        bodies = await stack.enter_async_context(open_blobs(raw, own)) if planned.adapter == BLOB else raw
+        bodies = await adapted(planned, raw, own, stack)
     elif contract == KEY_VALUE or planned.adapter == UTXO or UTXO_ROWS in planned.spec.provides:
         rows = raw
     return StoreSlot(planned, folder, contract, owner, raw, rows, bodies)

@@ -59,7 +59,10 @@ async def open_component(
 
 
 async def adapted(planned: PlannedComponent, raw: Any, environment: Environment, stack: AsyncExitStack) -> Any:
-    """What dependents of a storage slot get."""
+    """What dependents of a storage slot get: where it is asked for another contract than key-value, the store's own way
+    of giving it, or else the core's adapter."""
+    if planned.native is not None:
+        return await stack.enter_async_context(planned.native(raw, environment))
     if planned.adapter == UTXO:
         return await stack.enter_async_context(open_utxo(raw, environment))
     if planned.adapter == BLOB:

@@ -54,6 +54,7 @@ class Dependencies(dict[str, Any]):
 
 
 Open = Callable[[Any, Dependencies, Environment], AbstractAsyncContextManager[Any]]
+Native = Callable[[Any, Environment], AbstractAsyncContextManager[Any]]
 
 
 @attrs.define
@@ -109,9 +110,14 @@ class StoreTools:
 @frozen(kw_only=True)
 class StorageSpec(ComponentSpec):
     """``inherits`` are capabilities that it has where every store that its settings name (``setting(store=...)``) has
-    them: of a wrapper, usually ``ordered``, ``snapshot`` and ``volatile``."""
+    them: of a wrapper, usually ``ordered``, ``snapshot`` and ``volatile``.
+
+    ``native`` is how a key-value store gives ``utxo`` or ``blob`` itself, by contract: (the opened store, environment) ->
+    context manager of what the slot's dependents get, in place of the core's adapter. It keeps the rows of that adapter, as
+    the store's tables show them: a store stands behind a wrapper, is copied and is checked as before."""
 
     kind: ClassVar[str] = "storage"
+    native: Mapping[str, Native] = field(factory=dict, eq=False)
     inherits: frozenset[str] = frozenset()
     tools: StoreTools = StoreTools()
 

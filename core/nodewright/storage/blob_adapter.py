@@ -36,7 +36,7 @@ _PAGES_AT_ONCE = 8
 _GENERATION = b"generation"
 
 
-def _key(kind: str, id: bytes) -> bytes:
+def key_of(kind: str, id: bytes) -> bytes:
     return kind.encode() + b"\x00" + id
 
 
@@ -70,7 +70,7 @@ class KeyValueBlobStore:
 
     async def put(self, kind: str, id: bytes, data: bytes | AsyncIterator[bytes]) -> None:
         check_ids(kind, [id])
-        key = _key(kind, id)
+        key = key_of(kind, id)
         if await self._entry(key) is not None:
             return
         generation = self._next
@@ -135,7 +135,7 @@ class KeyValueBlobStore:
     async def read(self, kind: str, id: bytes, offset: int, length: int) -> bytes | None:
         check_ids(kind, [id])
         check_range(offset, length)
-        key = _key(kind, id)
+        key = key_of(kind, id)
         entry = await self._entry(key)
         if entry is None:
             return None
@@ -156,16 +156,16 @@ class KeyValueBlobStore:
 
     async def size(self, kind: str, id: bytes) -> int | None:
         check_ids(kind, [id])
-        entry = await self._entry(_key(kind, id))
+        entry = await self._entry(key_of(kind, id))
         return None if entry is None else entry[0]
 
     async def exists(self, kind: str, ids: Sequence[bytes]) -> list[bool]:
         check_ids(kind, ids)
-        return [row is not None for row in await self.store.get_many(INDEX, [_key(kind, id) for id in ids])]
+        return [row is not None for row in await self.store.get_many(INDEX, [key_of(kind, id) for id in ids])]
 
     async def delete(self, kind: str, ids: Sequence[bytes]) -> None:
         check_ids(kind, ids)
-        keys = [_key(kind, id) for id in ids]
+        keys = [key_of(kind, id) for id in ids]
         async with self._lock:
             batch = WriteBatch()
             for key, row in zip(keys, await self.store.get_many(INDEX, keys), strict=True):
@@ -178,7 +178,7 @@ class KeyValueBlobStore:
     async def iterate(self, kind: str) -> AsyncIterator[bytes]:
         """In id order where the store is ordered."""
         check_kind(kind)
-        prefix = _key(kind, b"")
+        prefix = key_of(kind, b"")
         after: bytes | None = None
         while True:
             page = await self.store.scan(INDEX, prefix, after)

@@ -174,8 +174,7 @@ class KeyValueUtxoStore:
                     absent.append(txid)
         if not absent and not unsure:
             return found, {}
-        rows = await self.store.get_many(TX, absent) if absent else []
-        spenders = await self.store.get_many(SPENT, unsure) if unsure else []
+        rows, spenders = await self._rows(absent, unsure)
         if version != self._version:
             return None
         for txid, row in zip(absent, rows, strict=True):
@@ -187,6 +186,13 @@ class KeyValueUtxoStore:
             if record is not None:
                 record.spent[int.from_bytes(outpoint[32:], "little")] = spender
         return found, dict(zip(unsure, spenders, strict=True))
+
+    async def _rows(
+        self, txids: Sequence[bytes], outpoints: Sequence[bytes]
+    ) -> tuple[Sequence[bytes | None], Sequence[bytes | None]]:
+        """Rows of transactions, and spenders of outputs. A store that reads both at once does so in a subclass."""
+        rows = await self.store.get_many(TX, txids) if txids else []
+        return rows, await self.store.get_many(SPENT, outpoints) if outpoints else []
 
     # --- changing ----------------------------------------------------------------------------------------------------
 

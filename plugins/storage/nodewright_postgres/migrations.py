@@ -1,4 +1,5 @@
-"""Numbered migrations of a schema: its own tables, beside those of the store (``kv_<table>``).
+"""Numbered migrations of a schema: its own tables, and those of the store that have columns (``layouts``); the others
+(``kv_<table>``) are made when they are first written.
 
 Each runs once, in a transaction with the row that says so, under the lock of the schema. A released one never changes;
 a new number is added at the end.
@@ -11,11 +12,10 @@ from typing import Any
 from attrs import frozen
 
 from nodewright.errors import FormatMismatch
+from nodewright_postgres.columns import BLOBS, OUTPUTS
+from nodewright_postgres.layouts import plain
 from nodewright_postgres.problems import Place
-from nodewright_postgres.statements import CREATE
 from nodewright_postgres.views import VIEWS
-
-TABLE_PREFIX = "kv_"
 
 
 @frozen
@@ -26,7 +26,7 @@ class Migration:
 
 
 def _tables(*names: str) -> tuple[str, ...]:
-    return tuple(create.format(table=f'{{schema}}."{TABLE_PREFIX}{name}"') for name in names for create in CREATE)
+    return tuple(create for name in names for create in plain(name).create("{schema}"))
 
 
 MIGRATIONS = (
@@ -46,6 +46,8 @@ MIGRATIONS = (
         "unspent outputs and blobs to be read in SQL: views and functions",
         (*_tables("utxo_tx", "utxo_spent", "blob_index"), *VIEWS),
     ),
+    Migration(3, "blobs in columns", (*_tables("blob_data"), *BLOBS)),
+    Migration(4, "unspent outputs in columns", OUTPUTS),
 )
 
 

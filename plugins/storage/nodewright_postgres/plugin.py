@@ -1,4 +1,4 @@
-"""Registers the key-value store ``postgres``."""
+"""Registers the store ``postgres``: key-value, with its own ``utxo`` and ``blob``."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from typing import Any
 from nodewright.errors import MissingDriver
 from nodewright.interfaces.environment import Environment
 from nodewright.plugins.hooks import hookimpl
-from nodewright.plugins.specs import KEY_VALUE, Dependencies, StorageSpec, StoreMigration, StoreTools
+from nodewright.plugins.specs import BLOB, KEY_VALUE, UTXO, Dependencies, StorageSpec, StoreMigration, StoreTools
+from nodewright_postgres.blobs import open_own_blobs
 from nodewright_postgres.bridge import open_bridge
 from nodewright_postgres.config import PostgresConfig, check_config
 from nodewright_postgres.migrations import applied, pending
 from nodewright_postgres.problems import ConnectionGone, store_error
 from nodewright_postgres.server import Server
 from nodewright_postgres.store import CAPABILITIES, PostgresStore
+from nodewright_postgres.utxo import open_own_utxo
 from nodewright_postgres.writer import Writer
 
 
@@ -87,5 +89,6 @@ def register_storage() -> list[StorageSpec]:
             check=check_config,
             extra="postgres",
             tools=StoreTools(exists=exists, pending=to_migrate),
+            native={UTXO: open_own_utxo, BLOB: open_own_blobs},
         )
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -58,9 +59,14 @@ class Server:
         the connection up: an answer may still be on its way."""
         return await self._guarded(function, connection, *arguments)
 
-    async def _guarded(self, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+    async def call_long(self, connection: Any, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+        """``call`` without the time limit, for a migration of all that a store holds; a server that has gone away is found
+        out by the keepalives of the connection."""
+        return await self._guarded(function, connection, *arguments, seconds=math.inf)
+
+    async def _guarded(self, function: Callable[..., Awaitable[T]], *arguments: Any, seconds: float | None = None) -> T:
         try:
-            with trio.fail_after(self.config.timeout_seconds):
+            with trio.fail_after(self.config.timeout_seconds if seconds is None else seconds):
                 return await self._bridge.run(function, *arguments)
         except trio.TooSlowError as error:
             raise ConnectionGone(f"no answer within {self.config.timeout_seconds:g} s") from error

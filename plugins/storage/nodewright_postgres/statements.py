@@ -7,12 +7,13 @@ that was spent has a row already, and the whole transaction is refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
 from attrs import frozen
 
 from nodewright_postgres.config import MIB
+from nodewright_postgres.layouts import Columns, Layout
 
 Rows = dict[bytes, bytes | None]
 Tables = dict[str, Rows]
@@ -20,17 +21,24 @@ Tables = dict[str, Rows]
 ROWS_AT_ONCE = 10_000
 BYTES_AT_ONCE = 16 * MIB
 COPY_ROWS = 64  # fewer go with the others, in one round trip
-CREATE = (
-    "CREATE TABLE IF NOT EXISTS {table} (key bytea PRIMARY KEY, value bytea NOT NULL)",
-    # Values are ids, scripts and compressed bodies: the server is not asked to compress them again.
-    "ALTER TABLE {table} ALTER COLUMN value SET STORAGE EXTERNAL",
-)
-UPSERT = "ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 
 
-def upsert(table: str, promised: bool) -> str:
+def _upsert(layout: Layout, promised: bool) -> str:
     """The end of an INSERT. Of a promised key with another value no row is written: fewer are counted than were sent."""
-    return f"{UPSERT} WHERE {table}.value = excluded.value" if promised else UPSERT
+    names = layout.names
+    changes = ", ".join(f"{name} = excluded.{name}" for name in names)
+    end = f"ON CONFLICT ({layout.key}) DO UPDATE SET {changes}"
+    if not promised:
+        return end
+    held, wanted = (", ".join(f"{of}.{name}" for name in names) for of in (f'"{layout.relation}"', "excluded"))
+    return f"{end} WHERE ({held}) IS NOT DISTINCT FROM ({wanted})" if len(names) > 1 else f"{end} WHERE {held} = {wanted}"
+
+
+def _arrays(layout: Layout, first: int) -> str:
+    """The rows of a message, from parameter ``first`` on: one array for each column."""
+    types = ("bytea", *(type for _, type in layout.columns))
+    parts = ", ".join(f"${number}::{type}[]" for number, type in enumerate(types, first))
+    return f"unnest({parts}) AS rows ({layout.selected})"
 
 
 @frozen
@@ -43,8 +51,8 @@ class Guarded:
     expected: int
 
 
-def guarded(schema: str, epoch: int, number: int, tables: Mapping[str, Rows], promised: frozenset[str]) -> Guarded:
-    """The number of a commit, inserted under a share of the owner's row, with all rows of ``tables`` (by quoted name)."""
+def guarded(schema: str, epoch: int, number: int, tables: Mapping[Layout, Rows], promised: Container[Layout]) -> Guarded:
+    """The number of a commit, inserted under a share of the owner's row, with all rows of ``tables``."""
     arguments: list[Any] = [epoch, number]
     parts = [
         f"held AS (SELECT epoch FROM {schema}._owner WHERE epoch = $1 FOR SHARE)",
@@ -52,48 +60,52 @@ def guarded(schema: str, epoch: int, number: int, tables: Mapping[str, Rows], pr
     ]
     counted = []
     expected = 0
-    for position, (table, rows) in enumerate(tables.items()):
+    for position, (layout, rows) in enumerate(tables.items()):
+        table = f'{schema}."{layout.relation}"'
         gone = [key for key, value in rows.items() if value is None]
         if gone:
             arguments.append(gone)
-            which = f"key = ANY(${len(arguments)}::bytea[]) AND EXISTS (SELECT FROM made)"
+            which = f"{layout.key} = ANY(${len(arguments)}::bytea[]) AND EXISTS (SELECT FROM made)"
             parts.append(f"d{position} AS (DELETE FROM {table} WHERE {which})")
-        puts = in_key_order(rows)
+        puts = in_key_order(layout, rows)
         if puts:
-            arguments += [[key for key, _ in puts], [value for _, value in puts]]
-            rows_of = f"unnest(${len(arguments) - 1}::bytea[], ${len(arguments)}::bytea[]) AS rows (key, value)"
-            then = upsert(table.rpartition(".")[2], table in promised)
-            taken = f"SELECT rows.key, rows.value FROM made, {rows_of}"
-            parts.append(f"p{position} AS (INSERT INTO {table} {taken} {then} RETURNING true)")
-            if table in promised:
+            rows_of = _arrays(layout, len(arguments) + 1)
+            arguments += columns_of(puts)
+            then = _upsert(layout, layout in promised)
+            taken = f"SELECT rows.* FROM made, {rows_of}"
+            parts.append(f"p{position} AS (INSERT INTO {table} ({layout.selected}) {taken} {then} RETURNING true)")
+            if layout in promised:
                 counted.append(f"(SELECT count(*) FROM p{position})")
                 expected += len(puts)
     query = f"WITH {', '.join(parts)} SELECT EXISTS (SELECT FROM made), {' + '.join(counted) or '0'}"
     return Guarded(query, arguments, expected)
 
 
-def in_key_order(rows: Rows) -> list[tuple[bytes, bytes]]:
-    """The puts: neighbours in the index one after another."""
-    return sorted((key, value) for key, value in rows.items() if value is not None)
+def in_key_order(layout: Layout, rows: Rows) -> list[Columns]:
+    """The puts, key and columns: neighbours in the index one after another."""
+    puts = rows.items() if None not in rows.values() else [item for item in rows.items() if item[1] is not None]
+    return layout.records(sorted(puts))  # type: ignore[arg-type]
 
 
-def pieces(rows: Rows) -> Iterator[tuple[list[bytes], list[bytes]]]:
+def columns_of(puts: Sequence[Columns]) -> list[list[Any]]:
+    return list(map(list, zip(*puts, strict=True)))
+
+
+def pieces(layout: Layout, rows: Rows) -> Iterator[list[Columns]]:
     """Puts, in key order, in pieces that one message can hold."""
-    keys: list[bytes] = []
-    values: list[bytes] = []
+    piece: list[Columns] = []
     size = 0
-    for key, value in in_key_order(rows):
-        keys.append(key)
-        values.append(value)
+    for key, value in sorted((key, value) for key, value in rows.items() if value is not None):
+        piece.append((key, *layout.split(value)))
         size += len(value)
-        if len(keys) == ROWS_AT_ONCE or size >= BYTES_AT_ONCE:
-            yield keys, values
-            keys, values, size = [], [], 0
-    if keys:
-        yield keys, values
+        if len(piece) == ROWS_AT_ONCE or size >= BYTES_AT_ONCE:
+            yield piece
+            piece, size = [], 0
+    if piece:
+        yield piece
 
 
-async def copy_rows(loop: Any, connection: Any, schema: str, table: str, rows: Rows) -> None:
+async def copy_rows(loop: Any, connection: Any, schema: str, layout: Layout, rows: Rows) -> None:
     """asyncio, on ``loop``. Binary COPY; raises asyncpg's UniqueViolationError where a key is there. A connection that is
     lost while asyncpg waits for room to send would leave it waiting: it is watched beside."""
     ended = loop.create_future()
@@ -103,7 +115,9 @@ async def copy_rows(loop: Any, connection: Any, schema: str, table: str, rows: R
             ended.set_result(None)
 
     copying = loop.create_task(
-        connection.copy_records_to_table(table, schema_name=schema, columns=("key", "value"), records=in_key_order(rows))
+        connection.copy_records_to_table(
+            layout.relation, schema_name=schema, columns=(layout.key, *layout.names), records=in_key_order(layout, rows)
+        )
     )
     copying.add_done_callback(end)
     connection.add_termination_listener(end)
@@ -117,16 +131,16 @@ async def copy_rows(loop: Any, connection: Any, schema: str, table: str, rows: R
         copying.cancel()
 
 
-async def write_rows(connection: Any, table: str, rows: Rows, promised: bool) -> bool:
+async def write_rows(connection: Any, schema: str, layout: Layout, rows: Rows, promised: bool) -> bool:
     """asyncio. Of any size, piece by piece. False where a promised key had another value."""
+    table = f'{schema}."{layout.relation}"'
     gone = [key for key, value in rows.items() if value is None]
     for start in range(0, len(gone), ROWS_AT_ONCE):
-        await connection.execute(f"DELETE FROM {table} WHERE key = ANY($1::bytea[])", gone[start : start + ROWS_AT_ONCE])
-    query = (
-        f"INSERT INTO {table} SELECT * FROM unnest($1::bytea[], $2::bytea[]) {upsert(table.rpartition('.')[2], promised)}"
-    )
-    for keys, values in pieces(rows):
-        status = await connection.execute(query, keys, values)
-        if promised and int(status.rpartition(" ")[2]) < len(keys):
+        keys = gone[start : start + ROWS_AT_ONCE]
+        await connection.execute(f"DELETE FROM {table} WHERE {layout.key} = ANY($1::bytea[])", keys)
+    query = f"INSERT INTO {table} ({layout.selected}) SELECT * FROM {_arrays(layout, 1)} {_upsert(layout, promised)}"
+    for piece in pieces(layout, rows):
+        status = await connection.execute(query, *columns_of(piece))
+        if promised and int(status.rpartition(" ")[2]) < len(piece):
             return False
     return True

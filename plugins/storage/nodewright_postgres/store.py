@@ -2,8 +2,8 @@
 
 Invariants:
 
-- a table ``t`` of the store is the table ``kv_t (key bytea primary key, value bytea)`` of the schema; PostgreSQL orders
-  bytea as Python orders bytes;
+- a table ``t`` of the store is the table ``kv_t (key bytea primary key, value bytea)`` of the schema, or one with columns
+  of its own (``layouts``), which reads and writes the same rows; PostgreSQL orders bytea as Python orders bytes;
 - a connection for reads is used only after it has shown every commit that had returned before it was opened: after a crash
   of the server the writer first repeats what was lost;
 - a connection on which a call failed or was cancelled is dropped, never given to another call;
@@ -22,6 +22,7 @@ from nodewright.errors import NodewrightError, StoreError
 from nodewright.interfaces.storage import KeyValueReader, Page, WriteBatch
 from nodewright.storage.gate import Gate, successor
 from nodewright.storage.limits import MAX_PAGE_BYTES, check_batch, check_keys, check_scan, check_table
+from nodewright_postgres.layouts import Layout
 from nodewright_postgres.problems import ConnectionGone
 from nodewright_postgres.server import Server
 from nodewright_postgres.statements import Tables
@@ -31,7 +32,7 @@ T = TypeVar("T")
 
 CAPABILITIES = frozenset({"ordered", "snapshot"})
 
-_KEYS_AT_ONCE = 5000
+KEYS_AT_ONCE = 5000
 _DELETE_SLICE = 5000
 
 
@@ -52,14 +53,16 @@ class Reader:
             if not keys or table not in self._writer.tables:
                 await trio.lowlevel.checkpoint()
                 return [None] * len(keys)
-            found = await self._read(self._get, self._writer.table(table), keys)
+            found = await self._read(self._get, self._writer.layout(table), keys)
             return list(map(found.get, keys))
 
-    async def _get(self, connection: Any, table: str, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        query = f"SELECT key, value FROM {table} WHERE key = ANY($1::bytea[])"
+    async def _get(self, connection: Any, layout: Layout, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        query = f"SELECT {layout.selected} FROM {self._writer.relation(layout)} WHERE {layout.key} = ANY($1::bytea[])"
+        join, plain = layout.join, len(layout.columns) == 1
         found: dict[bytes, bytes] = {}
-        for start in range(0, len(keys), _KEYS_AT_ONCE):
-            found.update(await connection.fetch(query, keys[start : start + _KEYS_AT_ONCE]))
+        for start in range(0, len(keys), KEYS_AT_ONCE):
+            rows = await connection.fetch(query, keys[start : start + KEYS_AT_ONCE])
+            found.update(rows if plain else ((key, join(*columns)) for key, *columns in rows))
         return found
 
     async def scan(self, table: str, prefix: bytes = b"", after: bytes | None = None, limit: int = 1000) -> Page:
@@ -68,27 +71,30 @@ class Reader:
             if table not in self._writer.tables:
                 await trio.lowlevel.checkpoint()
                 return Page([], None)
-            rows = await self._read(self._scan, self._writer.table(table), prefix, after, limit)
+            layout = self._writer.layout(table)
+            rows = await self._read(self._scan, layout, prefix, after, limit)
             items: list[tuple[bytes, bytes]] = []
-            for key, value in rows:
-                if len(items) == limit or value is None:
+            for whole, key, *columns in rows:
+                if len(items) == limit or not whole:
                     return Page(items, items[-1][0])
-                items.append((key, value))
+                items.append((key, layout.join(*columns)))
             return Page(items, None)
 
-    async def _scan(self, connection: Any, table: str, prefix: bytes, after: bytes | None, limit: int) -> Any:
-        """One row more than asked for; values beyond MAX_PAGE_BYTES are left with the server, as NULL."""
+    async def _scan(self, connection: Any, layout: Layout, prefix: bytes, after: bytes | None, limit: int) -> Any:
+        """One row more than asked for; values beyond MAX_PAGE_BYTES are left with the server, and said not to be whole."""
+        key = layout.key
         inclusive = after is None or after < prefix
         arguments: list[Any] = [prefix if inclusive else after, limit + 1, MAX_PAGE_BYTES]
-        where = f"key {'>=' if inclusive else '>'} $1"
+        where = f"{key} {'>=' if inclusive else '>'} $1"
         end = successor(prefix)
         if end is not None:
-            where += " AND key < $4"
+            where += f" AND {key} < $4"
             arguments.append(end)
+        wanted = ", ".join(f"CASE WHEN before < $3 THEN {name} END" for name in layout.names)
         return await connection.fetch(
-            "SELECT key, CASE WHEN before < $3 THEN value END FROM (SELECT key, value, sum(octet_length(value)) OVER "
-            f"(ORDER BY key ROWS UNBOUNDED PRECEDING) - octet_length(value) AS before FROM {table} WHERE {where} "
-            "ORDER BY key LIMIT $2) AS page",
+            f"SELECT before < $3, {key}, {wanted} FROM (SELECT {layout.selected}, sum({layout.octets}) OVER "
+            f"(ORDER BY {key} ROWS UNBOUNDED PRECEDING) - ({layout.octets}) AS before FROM {self._writer.relation(layout)} "
+            f"WHERE {where} ORDER BY {key} LIMIT $2) AS page",
             *arguments,
         )
 
@@ -139,7 +145,7 @@ class PostgresStore(Reader):
             while True:
                 async with self._writer.lock:
                     self._writer.check()
-                    gone = await self._read(self._range, self._writer.table(table), start, end)
+                    gone = await self._read(self._range, self._writer.layout(table), start, end)
                     if gone:
                         last = len(gone) < _DELETE_SLICE
                         await self._commit({table: dict.fromkeys(gone)}, sum(map(len, gone)), durable=last)
@@ -148,9 +154,13 @@ class PostgresStore(Reader):
                     return deleted
                 start = gone[-1] + b"\x00"
 
-    async def _range(self, connection: Any, table: str, start: bytes, end: bytes) -> list[bytes]:
+    async def _range(self, connection: Any, layout: Layout, start: bytes, end: bytes) -> list[bytes]:
+        key, relation = layout.key, self._writer.relation(layout)
         rows = await connection.fetch(
-            f"SELECT key FROM {table} WHERE key >= $1 AND key < $2 ORDER BY key LIMIT $3", start, end, _DELETE_SLICE
+            f"SELECT {key} FROM {relation} WHERE {key} >= $1 AND {key} < $2 ORDER BY {key} LIMIT $3",
+            start,
+            end,
+            _DELETE_SLICE,
         )
         return [row[0] for row in rows]
 
@@ -192,6 +202,12 @@ class PostgresStore(Reader):
 
     async def _sequence(self, connection: Any) -> int:
         return int(await connection.fetchval(f"SELECT coalesce(max(sequence), 0) FROM {self._writer.schema}._commit"))
+
+    async def query(self, statement: str, *arguments: Any) -> list[Any]:
+        """Rows of one SELECT, tried again as any read is: for contracts that the store gives beside its own. ``{schema}``
+        is the quoted schema."""
+        with self._gate:
+            return await self._read(_fetch, statement.format(schema=self._writer.schema), *arguments)
 
     # --- snapshots ---------------------------------------------------------------------------------------------------
 
@@ -285,6 +301,11 @@ class _Snapshot(Reader):
         await self._gate.wait_empty()
         connection, self._connection = self._connection, None
         return connection
+
+
+async def _fetch(connection: Any, statement: str, *arguments: Any) -> list[Any]:
+    rows: list[Any] = await connection.fetch(statement, *arguments)
+    return rows
 
 
 async def _rollback(connection: Any) -> None:

@@ -7,21 +7,21 @@ these. Statements of a migration that was released never change: a new one repla
 from __future__ import annotations
 
 
-def _number(value: str, at: int | str, size: int) -> str:
+def number(value: str, at: int | str, size: int) -> str:
     """Little-endian, of ``size`` bytes from 0-based ``at``. Shifts stand in brackets: SQL gives | and << one precedence."""
     bytes_ = (f"(get_byte({value}, {at} + {n})::bigint << {8 * n})" for n in range(size))
     return f"({' | '.join(bytes_)})"
 
 
-def _u16(value: str, at: int | str) -> str:
-    return _number(value, at, 2)
+def u16(value: str, at: int | str) -> str:
+    return number(value, at, 2)
 
 
-def _u32(value: str, at: int | str) -> str:
-    return _number(value, at, 4)
+def u32(value: str, at: int | str) -> str:
+    return number(value, at, 4)
 
 
-def _u64_big(value: str) -> str:
+def u64_big(value: str) -> str:
     return f"('x' || encode({value}, 'hex'))::bit(64)::bigint"
 
 
@@ -34,15 +34,15 @@ $$
 
 _TRANSACTIONS = f"""
 CREATE VIEW {{schema}}.utxo_transactions AS
-SELECT key AS txid, {_u32("head", 1)} AS height, get_byte(head, 0) & 1 = 1 AS coinbase,
-    CASE WHEN get_byte(head, 0) & 2 = 2 THEN {_u32("head", 5)} ELSE {_u16("head", 5)} END AS inputs,
+SELECT key AS txid, {u32("head", 1)} AS height, get_byte(head, 0) & 1 = 1 AS coinbase,
+    CASE WHEN get_byte(head, 0) & 2 = 2 THEN {u32("head", 5)} ELSE {u16("head", 5)} END AS inputs,
     get_byte(head, 0) & 2 = 2 AS in_pages
 FROM (SELECT key, substr(value, 1, 9) AS head FROM {{schema}}.kv_utxo_tx) AS rows
 """
 
 _SPENT = f"""
 CREATE VIEW {{schema}}.utxo_spent_outputs AS
-SELECT substr(key, 1, 32) AS txid, {_u32("key", 32)} AS vout, substr(value, 1, 32) AS spender, {_u32("value", 32)} AS input
+SELECT substr(key, 1, 32) AS txid, {u32("key", 32)} AS vout, substr(value, 1, 32) AS spender, {u32("value", 32)} AS input
 FROM {{schema}}.kv_utxo_spent
 """
 
@@ -52,15 +52,15 @@ LANGUAGE plpgsql IMMUTABLE STRICT AS $$
 DECLARE first integer := get_byte(data, at::integer);
 BEGIN
     IF first < 253 THEN number := first; behind := at + 1;
-    ELSIF first = 253 THEN number := {_u16("data", "at::integer + 1")}; behind := at + 3;
-    ELSE number := {_u32("data", "at::integer + 1")}; behind := at + CASE first WHEN 254 THEN 5 ELSE 9 END;
+    ELSIF first = 253 THEN number := {u16("data", "at::integer + 1")}; behind := at + 3;
+    ELSE number := {u32("data", "at::integer + 1")}; behind := at + CASE first WHEN 254 THEN 5 ELSE 9 END;
     END IF;
 END $$
 """
 
 # An output vector has at most 1 MiB here: a number of eight bytes has its upper four zero.
 _ZERO = "'\\x00000000'::bytea"
-_LITTLE = f"set_byte(set_byte(set_byte(set_byte({_ZERO}, 0, n & 255), 1, n >> 8 & 255), 2, n >> 16 & 255), 3, n >> 24)"
+LITTLE = f"set_byte(set_byte(set_byte(set_byte({_ZERO}, 0, n & 255), 1, n >> 8 & 255), 2, n >> 16 & 255), 3, n >> 24)"
 
 _OUTPUTS = f"""
 CREATE FUNCTION {{schema}}.utxo_outputs(of_txid bytea)
@@ -74,15 +74,15 @@ BEGIN
     IF get_byte(body, 0) & 2 = 2 THEN
         RAISE EXCEPTION 'transaction % is kept in pages: ask the node', {{schema}}.display(of_txid);
     END IF;
-    SELECT c.number, c.behind INTO number, at FROM {{schema}}.compact_size(body, 7 + 36 * {_u16("body", 5)}) AS c;
+    SELECT c.number, c.behind INTO number, at FROM {{schema}}.compact_size(body, 7 + 36 * {u16("body", 5)}) AS c;
     txid := of_txid;
     FOR n IN 0 .. number - 1 LOOP
         vout := n;
-        satoshis := {_number("body", "at::integer", 8)};
+        satoshis := {number("body", "at::integer", 8)};
         SELECT c.number, c.behind INTO size, at FROM {{schema}}.compact_size(body, at + 8) AS c;
         script := substr(body, at::integer + 1, size::integer);
         at := at + size;
-        SELECT s.value INTO spender FROM {{schema}}.kv_utxo_spent AS s WHERE s.key = of_txid || {_LITTLE};
+        SELECT s.value INTO spender FROM {{schema}}.kv_utxo_spent AS s WHERE s.key = of_txid || {LITTLE};
         RETURN NEXT;
     END LOOP;
 END $$
@@ -91,7 +91,7 @@ END $$
 _BLOBS = f"""
 CREATE VIEW {{schema}}.blobs AS
 SELECT convert_from(substr(key, 1, position('\\x00'::bytea IN key) - 1), 'UTF8') AS kind,
-    substr(key, position('\\x00'::bytea IN key) + 1) AS id, {_u64_big("substr(value, 1, 8)")} AS size
+    substr(key, position('\\x00'::bytea IN key) + 1) AS id, {u64_big("substr(value, 1, 8)")} AS size
 FROM {{schema}}.kv_blob_index
 """
 

@@ -24,13 +24,13 @@ from nodewright.errors import LeaseLost, NodewrightError, StoreError
 from nodewright.storage.lease import this_process
 from nodewright_postgres import lease
 from nodewright_postgres.config import MIB
-from nodewright_postgres.migrations import TABLE_PREFIX, migrate, pending, quoted
+from nodewright_postgres.layouts import LAYOUTS, TABLE_PREFIX, Layout, layout_of
+from nodewright_postgres.migrations import migrate, pending, quoted
 from nodewright_postgres.problems import ConnectionGone, is_gone, sqlstate, store_error
 from nodewright_postgres.server import Server
 from nodewright_postgres.statements import (
     BYTES_AT_ONCE,
     COPY_ROWS,
-    CREATE,
     ROWS_AT_ONCE,
     Tables,
     copy_rows,
@@ -39,6 +39,7 @@ from nodewright_postgres.statements import (
 )
 
 NOTHING: frozenset[str] = frozenset()
+OWN = tuple(LAYOUTS)  # tables that a migration has made
 
 _UNIQUE_VIOLATION = "23505"
 _TIDY_EVERY = 256
@@ -64,8 +65,11 @@ class Writer:
         self._stopped: str | None = None
         self._lease_lost = False
 
-    def table(self, name: str) -> str:
-        return f'{self.schema}."{TABLE_PREFIX}{name}"'
+    def layout(self, name: str) -> Layout:
+        return layout_of(name)
+
+    def relation(self, layout: Layout) -> str:
+        return f'{self.schema}."{layout.relation}"'
 
     # --- opening -----------------------------------------------------------------------------------------------------
 
@@ -89,12 +93,12 @@ class Writer:
         server, place, connection = self.server, self.server.place, self._connection
         await server.check(connection)
         await self._wait_for_lock(connection)
-        await server.call(connection, migrate, place)
+        await server.call_long(connection, migrate, place)
         owner = this_process(server.environment)
         self.epoch = await server.call(connection, lease.next_epoch, place.schema, owner)
         self._backend = connection.get_server_pid()
         self.sequence = await server.call(connection, self._highest)
-        self.tables.update(await server.call(connection, self._names))
+        self.tables.update(OWN, await server.call(connection, self._names))
 
     async def _wait_for_lock(self, connection: Any) -> None:
         server, place, environment = self.server, self.server.place, self.server.environment
@@ -205,10 +209,11 @@ class Writer:
             for name in sorted(new):
                 await self._create(connection, name)
             for name, rows in () if whole else rest.items():
-                if not await write_rows(connection, self.table(name), rows, name in promised):
+                if not await write_rows(connection, self.schema, self.layout(name), rows, name in promised):
                     raise self._broken_promise()
             for name in copied:
-                await copy_rows(self.server.loop, connection, self.server.place.schema, TABLE_PREFIX + name, tables[name])
+                schema = self.server.place.schema
+                await copy_rows(self.server.loop, connection, schema, self.layout(name), tables[name])
             if not number % _TIDY_EVERY:
                 await connection.execute(f"DELETE FROM {self.schema}._commit WHERE sequence < $1", number)
         except Exception as error:
@@ -228,13 +233,13 @@ class Writer:
             raise StoreError(f"{self.server.place}: the server rolled a commit back; see its log")
 
     async def _create(self, connection: Any, name: str) -> None:
-        for statement in CREATE:
-            await connection.execute(statement.format(table=self.table(name)))
+        for statement in self.layout(name).create(self.schema):
+            await connection.execute(statement)
 
     async def _number(self, connection: Any, number: int, tables: Tables, promised: frozenset[str]) -> None:
         """The commit's number, and these rows. Raises LeaseLost where the epoch is another's."""
-        names = {self.table(name): rows for name, rows in tables.items()}
-        statement = guarded(self.schema, self.epoch, number, names, frozenset(map(self.table, promised)))
+        layouts = {self.layout(name): rows for name, rows in tables.items()}
+        statement = guarded(self.schema, self.epoch, number, layouts, {self.layout(name) for name in promised})
         made, written = await connection.fetchrow(statement.query, *statement.arguments)
         if not made:
             raise lease.lost(self.server.place, await lease.read_owner(connection, self.server.place.schema))

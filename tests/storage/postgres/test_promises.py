@@ -9,10 +9,9 @@ import pytest
 
 from nodewright.errors import StoreError
 from nodewright.interfaces import UtxoTransaction, WriteBatch
-from nodewright.storage.utxo_adapter import open_utxo
-from nodewright.storage.utxo_records import SPENT
 from nodewright.testing.environment import LocalEnvironment
 from nodewright_postgres.statements import COPY_ROWS
+from nodewright_postgres.utxo import open_own_utxo
 
 OUTPUT = bytes([1]) + (5000).to_bytes(8, "little") + b"\x01\x51"
 SIZES = [1, COPY_ROWS - 1, COPY_ROWS, 10_001]  # in one statement, by COPY, in pieces
@@ -48,12 +47,13 @@ async def test_an_output_that_another_spent_is_not_spent_again(postgres: Any, tm
     roots = [UtxoTransaction(number.to_bytes(32, "big"), (), OUTPUT) for number in range(count)]
     spends = [UtxoTransaction(b"\x01" + root.txid[1:], (root.txid + bytes(4),), OUTPUT) for root in roots]
     environment = LocalEnvironment(tmp_path)
-    async with postgres.open(tmp_path) as store, open_utxo(store, environment) as utxo:
+    async with postgres.open(tmp_path) as store, open_own_utxo(store, environment) as utxo:
         await utxo.spend_and_create(roots, 1)
         schema = postgres.config(tmp_path).schema
         rival = b"\x02" * 32 + bytes(4)
         postgres.sql(
-            f"INSERT INTO {schema}.kv_{SPENT} VALUES ('\\x{spends[-1].spends[0].hex()}', '\\x{rival.hex()}')", "nodewright"
+            f"INSERT INTO {schema}.utxo_spend VALUES ('\\x{spends[-1].spends[0].hex()}', '\\x{rival.hex()}')",
+            "nodewright",
         )
         with pytest.raises(StoreError, match="another program writes"):
             await utxo.spend_and_create(spends, 2)
