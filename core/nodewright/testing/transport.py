@@ -217,6 +217,9 @@ class SimulatedTransport(PeerHub):
         super().unban(peer)
         self.network.reconcile()
 
+    def kept(self) -> list[bytes]:
+        return [node_key(name) for name in self.wanted]
+
     def make_session(self, link: Any, info: PeerInfo) -> Session:
         return SimulatedSession(self, link, info)
 

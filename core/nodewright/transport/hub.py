@@ -7,6 +7,8 @@ Invariants:
   stays; of two dialled by the same side, the newer.
 - The ``events`` of one reader alternate PeerUp and PeerDown for each peer.
 - A banned peer has no session and is given none until its ban is over.
+- What others take leaves the peers that this node dials their room: ``max_peers`` bounds those that dialled it, of one
+  host ``max_inbound_per_host``; where all is taken, one of them that never sent anything of its own gives way to the next.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from nodewright.interfaces.transport import BodyProvider, Channel, DropPolicy, P
 from nodewright.transport import bans, frames
 from nodewright.transport.channels import ChannelRules, LocalChannel
 from nodewright.transport.link import Limits, Link
+from nodewright.transport.quiet import LinesPerHost
 from nodewright.transport.session import Grant, Session
 
 MAX_REMEMBERED_SCORES = 4096
@@ -92,6 +95,8 @@ class PeerHub:
         self._banned: dict[bytes, float] = {}
         self._replaced: dict[bytes, list[tuple[float, str]]] = {}
         self._twins_told: dict[bytes, float] = {}
+        self._comings = LinesPerHost(environment.monotonic, burst=40, seconds_a_line=1.5)
+        self._refusals = LinesPerHost(environment.monotonic, burst=10, seconds_a_line=6.0)
         self._changed = trio.Event()
         self._bans_changed = trio.Event()
 
@@ -227,7 +232,15 @@ class PeerHub:
         windows = [(c.rules, *c.attach(session)) for c in self._channels.values()]
         return [(rules.id, messages, size) for rules, messages, size in windows if rules.policy == "block"]
 
-    def refusal(self, peer: bytes, inbound: bool) -> str | None:
+    def host(self, address: str) -> str:
+        """What of a peer's address many keys of one stranger have in common."""
+        return address
+
+    def kept(self) -> Collection[bytes]:
+        """Peers that this node dials by its operator's will."""
+        return ()
+
+    def refusal(self, peer: bytes, inbound: bool, address: str = "") -> str | None:
         """Why a connection to this key is not wanted now, or None."""
         if peer == self.node_id:
             return ITSELF
@@ -243,26 +256,61 @@ class PeerHub:
                 return None if inbound else ALREADY_CONNECTED
             if dialled_by != min(peer, self.node_id):
                 return ALREADY_CONNECTED
-        elif len(self._sessions) >= self.limits.max_peers:
-            return f"this node has its {self.limits.max_peers} peers"
+        elif inbound:
+            return self._room(peer, address)[0]
         return None
+
+    def _room(self, peer: bytes, address: str) -> tuple[str | None, Session | None]:
+        """For one more that dialled this node: why there is no room, or who has to make it, if anybody has."""
+        kept = set(self.kept())
+        if peer in kept:
+            return None, None
+        guests = [one for one in self._sessions.values() if one.info.inbound and one.info.id not in kept]
+        host, most, each = self.host(address), self.limits.max_peers, self.limits.max_inbound_per_host
+        neighbours = [one for one in guests if self.host(one.info.address) == host]
+        if len(neighbours) >= each:
+            guests, why = neighbours, f"this node has its {each} peers of one host (max_inbound_per_host)"
+        elif len(guests) >= most:
+            why = f"this node has its {most} peers"
+        else:
+            return None, None
+        now = self.environment.monotonic()
+        idle = [one for one in guests if not one.useful and now - one.since >= self.limits.idle_seconds]
+        if not idle:
+            return why, None
+        return None, max(idle, key=lambda one: (self._score(one.info.id), now - one.since))
+
+    def told(self, lines: LinesPerHost, inbound: bool, address: str) -> dict[str, int] | None:
+        """None where a line about this host is one too many; what this node dialled is always told."""
+        return lines.take(self.host(address)) if inbound else {}
+
+    def tell_refused(self, peer: bytes, inbound: bool, address: str, reason: str) -> None:
+        more = self.told(self._refusals, inbound, address)
+        if more is not None:
+            self.log.warning("a peer is refused", peer=peer.hex(), address=address, reason=reason, **more)
 
     def joined(self, session: Session) -> str | None:
         """The peer has said HELLO: take it, or say why not."""
-        peer = session.info.id
+        peer, address, inbound = session.info.id, session.info.address, session.info.inbound
         if self.closed:
             return "this node stopped"
-        refusal = self.refusal(peer, session.info.inbound)
+        refusal = self.refusal(peer, inbound, address)
         if refusal is not None:
             return refusal
         current = self._sessions.get(peer)
         if current is not None:
             current.close("replaced by another connection to the same peer")
             if current.dialled_by == session.dialled_by:
-                self._look_for_twins(peer, current.info.address, session.info.address)
+                self._look_for_twins(peer, current.info.address, address)
+        elif inbound:
+            _, idle = self._room(peer, address)
+            if idle is not None:
+                idle.close("it made room for another peer: it never sent anything of its own")
         self._sessions[peer] = session
         self._tell(PeerUp(session.info))
-        self.log.info("peer up", peer=peer.hex(), address=session.info.address, inbound=session.info.inbound)
+        more = self.told(self._comings, inbound, address)
+        if more is not None:
+            self.log.info("peer up", peer=peer.hex(), address=address, inbound=inbound, **more)
         return None
 
     def _look_for_twins(self, peer: bytes, before: str, address: str) -> None:
@@ -291,9 +339,11 @@ class PeerHub:
         if self._sessions.get(peer) is not session:
             return
         del self._sessions[peer]
-        reason = session.reason or ""
+        reason, address = session.reason or "", session.info.address
         self._tell(PeerDown(session.info, reason))
-        self.log.info("peer down", peer=peer.hex(), address=session.info.address, reason=reason)
+        more = self.told(self._comings, session.info.inbound, address)
+        if more is not None:
+            self.log.info("peer down", peer=peer.hex(), address=address, reason=reason, **more)
 
     # For the transport ---------------------------------------------------------------------------------------------
 

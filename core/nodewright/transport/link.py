@@ -62,7 +62,9 @@ class Limits:
     """Memory one peer can hold here, at most: per channel ``inbox_bytes`` (or two messages, if larger) in, twice
     ``outbox_bytes`` out; ``fetches_per_peer`` times ``fetch_credit_bytes`` of bodies; and one message in flight."""
 
-    max_peers: int = 64
+    max_peers: int = 64  # that dialled this node; those that it dials itself have room beside them
+    max_inbound_per_host: int = 32
+    idle_seconds: float = 60.0  # from then on a peer that never sent anything of its own makes room where there is none
     inbox_bytes: int = 16 * 1024 * 1024
     outbox_bytes: int = 8 * 1024 * 1024
     outbox_stall_seconds: float = 10.0

@@ -60,7 +60,8 @@ class Session:
         self._next_request = 0
         self._request_slots = trio.Semaphore(hub.limits.requests_per_peer)
         self._ended = trio.Event()
-        self._heard = self._spoke = hub.environment.monotonic()
+        self.since = self._heard = self._spoke = hub.environment.monotonic()
+        self.useful = False  # it has sent something of its own: a message that answers nothing, or a piece of a body
         self.bodies = BodyReader(info.id, self._outbox, hub.limits)
         self._served = BodyServer(hub, self._outbox, info.id)
 
@@ -261,6 +262,7 @@ class Session:
             if kind == frames.DATA:
                 (channel,) = frames.U32.unpack_from(batch, start)
                 self._on_message(channel, batch[start + 4 : end], None)
+                self.useful = True
             elif kind == frames.REQUEST:
                 channel, number = frames.CHANNEL_REQUEST.unpack_from(batch, start)
                 self._on_message(channel, batch[start + 8 : end], number)
@@ -269,6 +271,7 @@ class Session:
             elif kind == frames.WINDOW:
                 self._on_window(*frames.WINDOW_BODY.unpack_from(batch, start))
             elif kind in (frames.OPEN, frames.PIECE, frames.END):
+                self.useful = self.useful or kind == frames.PIECE
                 self.bodies.handle(kind, batch[start:end])
             elif kind in (frames.FETCH, frames.CREDIT, frames.STOP):
                 self._served.handle(kind, batch[start:end])

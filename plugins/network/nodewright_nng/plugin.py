@@ -34,7 +34,13 @@ class NngConfig:
     allow: list[str] = setting(factory=list, help="node keys (64 hex digits) that may connect; empty: all of the network")
     key_file: str = setting("", help="file of the node key (32 bytes, mode 0600); empty: node.key in the slot's folder")
     pair_ports: str = setting("", help="first-last: ports for the peers' own sockets, for a firewall; empty: any free one")
-    max_peers: int = setting(64, help="peers connected at once", minimum=1, maximum=1024)
+    max_peers: int = setting(
+        64,
+        help="peers connected at once that dialled this node; those of peers have room beside them",
+        minimum=1,
+        maximum=1024,
+    )
+    max_inbound_per_host: int = setting(32, help="of these, at most so many of one host", minimum=1, maximum=1024)
     inbox_mib: int = setting(16, help="MiB one peer may have waiting in one channel", minimum=1, maximum=1024)
     outbox_mib: int = setting(8, help="MiB waiting to be sent to one peer on one channel", minimum=1, maximum=1024)
     outbox_stall_seconds: float = setting(
@@ -49,6 +55,7 @@ class NngConfig:
     def limits(self) -> Limits:
         return Limits(
             max_peers=self.max_peers,
+            max_inbound_per_host=self.max_inbound_per_host,
             inbox_bytes=self.inbox_mib * MIB,
             outbox_bytes=self.outbox_mib * MIB,
             outbox_stall_seconds=self.outbox_stall_seconds,

@@ -35,7 +35,7 @@ from nodewright.transport.link import Limits, LinkClosed, NetworkIdentity
 from nodewright_nng import rendezvous
 from nodewright_nng.addresses import Address, parse_address
 from nodewright_nng.rendezvous import Assigned, Busy, Strangers
-from nodewright_nng.sockets import NoFreePort, PairSocket, RendezvousSocket, ask
+from nodewright_nng.sockets import NoFreePort, PairSocket, RendezvousSocket, ask, host_of
 
 OFFLOAD_BYTES = 64 * 1024  # from here on a message is sealed and opened off the trio thread
 WORKERS = 4
@@ -159,6 +159,12 @@ class NngTransport(PeerHub):
         pair.close()
         self._pairs.discard(pair)
 
+    def host(self, address: str) -> str:
+        return host_of(address)
+
+    def kept(self) -> Collection[bytes]:
+        return self._reached.values()
+
     # Called ----------------------------------------------------------------------------------------------------------
 
     def _knocked(self, question: bytes, host: str) -> bytes | None:
@@ -218,9 +224,9 @@ class NngTransport(PeerHub):
         responder.receive_hello(await pair.receive())
         await pair.send(responder.answer())
         responder.verify(await pair.receive())
-        refusal = self.refusal(responder.peer, inbound=True)
+        refusal = self.refusal(responder.peer, True, pair.remote)
         if refusal is not None and refusal != ALREADY_CONNECTED:
-            self.log.warning("a peer is refused", peer=responder.peer.hex(), address=pair.remote, reason=refusal)
+            self.tell_refused(responder.peer, True, pair.remote, refusal)
         fourth, established = responder.verdict(refusal)
         await pair.send(fourth)
         if established is None:
@@ -323,7 +329,7 @@ class NngTransport(PeerHub):
         refusal = self.refusal(initiator.peer, inbound=False)
         if refusal is not None:
             if refusal not in (ALREADY_CONNECTED, ITSELF):
-                self.log.warning("a peer is refused", peer=initiator.peer.hex(), address=address.url, reason=refusal)
+                self.tell_refused(initiator.peer, False, address.url, refusal)
             raise Refused(refusal)
         await pair.send(initiator.prove())
         return initiator.finish(await pair.receive())
