@@ -9,7 +9,7 @@ type is asked for because no web page can send it without asking this node first
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from starlette.requests import Request
@@ -19,7 +19,7 @@ from nodewright.interfaces.common import Refused
 from nodewright.interfaces.pool import TransactionPool
 from nodewright_near.borsh import Malformed
 from nodewright_near.primitives import base58
-from nodewright_near.transactions import MAX_TRANSACTION_BYTES
+from nodewright_near.transactions import MAX_TRANSACTION_BYTES, SignedTransaction
 
 MAX_BATCH: Final = 4096
 OCTETS: Final = "application/octet-stream"
@@ -51,8 +51,31 @@ def join(raws: Sequence[bytes]) -> bytes:
 
 
 class Batches:
-    def __init__(self, pool: TransactionPool) -> None:
+    """``expired`` says of a transaction whether the block it names is unknown or too old."""
+
+    def __init__(self, pool: TransactionPool, expired: Callable[[SignedTransaction], Awaitable[bool]]) -> None:
         self._pool = pool
+        self._expired = expired
+
+    async def _current(self, raws: Sequence[bytes]) -> tuple[list[bytes], list[SignedTransaction]]:
+        """What goes to the pool, and what is too old for it: that would hold its nonce for nothing."""
+        fresh: list[bytes] = []
+        old: list[SignedTransaction] = []
+        answers: dict[bytes, bool] = {}
+        for raw in raws:
+            try:
+                signed = SignedTransaction.decode(raw)
+            except Malformed:
+                fresh.append(raw)  # the pool says what is wrong
+                continue
+            block = signed.transaction.block_hash
+            if block not in answers:
+                answers[block] = await self._expired(signed)
+            if answers[block] and await self._expired(signed):  # not one that was taken in before
+                old.append(signed)
+            else:
+                fresh.append(raw)
+        return fresh, old
 
     async def handle(self, request: Request) -> Response:
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != OCTETS:
@@ -61,12 +84,16 @@ class Batches:
             raws = split(await request.body())
         except Malformed as error:
             return PlainTextResponse(f"malformed: {error}\n", 400)
-        answers = await self._pool.submit(raws, "rpc")
-        refused = [(index, answer) for index, answer in enumerate(answers) if isinstance(answer, Refused)]
-        if not refused:
+        fresh, old = await self._current(raws)
+        answers = await self._pool.submit(fresh, "rpc") if fresh else []
+        lines = [f'{base58(signed.id)}: "Expired"\n' for signed in old]
+        full = False
+        for raw, answer in zip(fresh, answers, strict=True):
+            if isinstance(answer, Refused):
+                lines.append(f"{base58(answer.id) if answer.id else f'#{raws.index(raw)}'}: {_why(answer)}\n")
+                full = full or (answer.kind == "busy" and "error" not in answer.data)
+        if not lines:
             return PlainTextResponse("OK")
-        lines = [f"{base58(one.id) if one.id else f'#{index}'}: {_why(one)}\n" for index, one in refused]
-        full = any(one.kind == "busy" and "error" not in one.data for _, one in refused)
         return PlainTextResponse("".join(lines), 503 if full else 400, {"retry-after": "1"} if full else None)
 
 

@@ -39,11 +39,13 @@ class NearApi:
         reads = ChainReads(node, pulse)
         outcomes = Outcomes(node)
         chain = ChainMethods(reads, self._environment, lambda: self.url)
+        transactions = TransactionMethods(reads, outcomes, self._config)
+        batches = Batches(node.pool, transactions.expired)
         rpc = JsonRpc(
             {
                 **chain.methods(),
                 **QueryMethods(reads, self._config.max_state_bytes).methods(),
-                **TransactionMethods(reads, outcomes, self._config).methods(),
+                **transactions.methods(),
                 **LightClientMethods(reads, outcomes).methods(),
                 **SandboxMethods(node, self._config.sandbox).methods(),
             },
@@ -69,7 +71,7 @@ class NearApi:
         return Starlette(
             routes=[
                 Route("/", rpc.handle, methods=["POST"]),
-                Route("/txs", Batches(node.pool).handle, methods=["POST"]),
+                Route("/txs", batches.handle, methods=["POST"]),
                 Route("/status", status, methods=["GET"]),
                 Route("/health", health, methods=["GET"]),
                 Route("/metrics", metrics, methods=["GET"]),

@@ -106,21 +106,21 @@ class TransactionMethods:
 
     async def _send_quietly(self, signed: SignedTransaction) -> None:
         """Only that there is no room is told: nobody else would. One that is too old would hold its nonce for nothing."""
-        if await self._expired(signed):
+        if await self.expired(signed):
             return
         (answer,) = await self._node.pool.submit([signed.raw], "rpc")
         if isinstance(answer, Refused) and answer.kind == "busy" and "error" not in answer.data:
             raise refusal(answer)
 
     async def _send(self, signed: SignedTransaction, level: str) -> dict[str, Any]:
-        if await self._expired(signed):
+        if await self.expired(signed):
             raise invalid_transaction("Expired")
         (answer,) = await self._node.pool.submit([signed.raw], "rpc")
         if not isinstance(answer, Admitted) and not await self._known(signed.id):
             raise refusal(answer)
         return await self._wait(signed.id, signed, level, False)
 
-    async def _expired(self, signed: SignedTransaction) -> bool:
+    async def expired(self, signed: SignedTransaction) -> bool:
         """Whether its block is unknown here or too long ago. One that was taken in before is never too old to ask about."""
         found = await self._reads.block(id=signed.transaction.block_hash)
         age = self._reads.parameters.transaction_validity

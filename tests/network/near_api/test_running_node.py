@@ -16,6 +16,7 @@ from nodewright_near.merkle import Left, MerkleStep, Right, climb
 from nodewright_near.outcomes import Outcome, SuccessReceiptId, SuccessValue
 from nodewright_near.primitives import base58, hash256, key_text, parse_hash
 from nodewright_near.transactions import AddKey, CreateAccount, DeleteKey, FunctionCall, Transfer
+from nodewright_near_api.batches import join
 
 NEAR = 10**24
 NOBODY = "nobody.sandbox"
@@ -221,6 +222,32 @@ def test_refusals_are_named(client: Any, helpers: Any) -> None:
     raw = bad.raw[:-1] + bytes([bad.raw[-1] ^ 1])
     _, error = client.error("send_tx", [base64.b64encode(raw).decode()])
     assert error["data"] == {"TxExecutionError": {"InvalidTxError": "InvalidSignature"}}
+
+
+def test_many_transactions_in_one_request(client: Any, helpers: Any) -> None:
+    def post(body: bytes, kind: str = "application/octet-stream") -> tuple[int, str]:
+        status, answer, _ = client.request("POST", "/txs", body, {"content-type": kind})
+        return status, answer.decode()
+
+    good = [client.sign("validator0", Transfer(1)) for _ in range(3)]
+    batch = join([signed.raw for signed in good])
+    assert post(batch) == (200, "OK")
+    for signed in good:
+        asked = {"tx_hash": base58(signed.id), "sender_account_id": "sandbox", "wait_until": "FINAL"}
+        assert "SuccessValue" in client.result("tx", asked)["status"]
+    assert post(batch) == (200, "OK"), "sent again is known"
+    used = client.sign("validator0", Transfer(1), nonce=1)
+    old = client.sign("validator0", Transfer(1), nonce=client.nonce + 1, block=bytes([7] * 32))
+    last = client.sign("validator0", Transfer(1))
+    status, text = post(join([b"junk", used.raw, old.raw, last.raw]))
+    told = dict(line.split(": ", 1) for line in text.splitlines())
+    assert status == 400 and set(told) == {"#0", base58(used.id), base58(old.id)}
+    assert set(json.loads(told[base58(used.id)])) == {"InvalidNonce"} and told[base58(old.id)] == '"Expired"'
+    assert "SuccessValue" in client.send(last, "FINAL")["status"]
+    assert post(batch, "text/plain")[0] == 415
+    for body in (b"", bytes(4), batch[:-1], batch + b"x", (5000).to_bytes(4, "little") * 6000, b"\xff" * 9):
+        status, text = post(body)
+        assert status == 400 and text.startswith("malformed: "), body[:20]
 
 
 def test_a_failed_action_is_an_outcome(client: Any) -> None:
