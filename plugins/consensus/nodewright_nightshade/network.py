@@ -127,6 +127,8 @@ class Network:
     async def forward(self, raws: Sequence[tuple[bytes, bytes]], again: bool = False) -> None:
         """Transactions (id, raw) that were posted here, to all: one of them makes the chunk. ``again``: also those that
         came from peers."""
+        if not self.transport.peers():
+            return
         batch: list[bytes] = []
         size = 0
         for id, raw in raws:

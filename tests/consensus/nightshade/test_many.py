@@ -8,8 +8,8 @@ NODES, SHARDS = 40, 20
 
 
 def test_twenty_shards_on_forty_nodes_twice(tell: Any, near: Any, budget: int) -> None:
-    """``--budget 50`` runs the whole 200 blocks."""
-    blocks = min(200, 4 * budget)
+    """``--budget 67`` runs the whole 200 blocks."""
+    blocks = min(200, 3 * budget)
 
     async def story(world: Any) -> tuple[list[bytes], list[str]]:
         # Two mandates a validator: with the network's usual 68 a shard, each would check nearly every chunk.
