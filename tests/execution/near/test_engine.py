@@ -229,6 +229,16 @@ async def test_selection_orders_nonces_and_leaves_out_what_cannot_run(world: Wor
     assert (third.id in left.rejected and [one.id for one in left.chosen] == [bob.id]) or left.chosen[0].id == first.id
 
 
+async def test_a_long_queue_is_looked_at_as_far_as_a_chunk_has_room(world: World) -> None:
+    w = await world(PEOPLE).open()
+    queue = [w.sign("alice.near", "bob.near", Transfer(1), nonce=nonce) for nonce in range(1, 401)]
+    await w.admitted(*reversed(queue))
+    given = candidates(*reversed(queue))
+    chosen = await w.engine.select(w.head, given, Limits(1000, 10**6, max_gas=3 * 223_182_562_500))
+    assert [one.id for one in chosen.chosen] == [signed.id for signed in queue[:3]]
+    assert [one.id for one in chosen.deferred] == [signed.id for signed in queue[3:]] and not chosen.rejected
+
+
 async def test_a_node_that_does_not_keep_a_shard_checks_form_and_signature_alone(world: World) -> None:
     w = await world(PEOPLE, BOUNDARIES).open(kept=[1])
     nobody = w.sign("aaa.near", "bob.near", Transfer(1))

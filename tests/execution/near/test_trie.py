@@ -48,6 +48,20 @@ def built(rows: dict[bytes, bytes]) -> tuple[ByPath, bytes]:
     return source, root
 
 
+@settings(max_examples=50)
+@given(st.data())
+def test_other_values_in_a_few_leaves_of_many(data: st.DataObject) -> None:
+    """Branches and extensions above leaves that stay leaves, which is what transfers change; lengths change too."""
+    rows = {b"%03d-%b" % (number * 37 % 1000, b"common" * (number % 3)): b"v" * (number % 5) for number in range(120)}
+    source, root = built(rows)
+    changes = data.draw(st.dictionaries(st.sampled_from(sorted(rows)), st.binary(max_size=6), min_size=1, max_size=12))
+    changed: dict[bytes, bytes | None] = {}
+    after = update(source, root, changes, changed)
+    source.take(changed)
+    whole, expected = built(rows | changes)
+    assert after == expected and source.nodes == whole.nodes
+
+
 class Trie(RuleBasedStateMachine):
     """Batches of changes on a trie by path, beside a dictionary."""
 
