@@ -1,6 +1,7 @@
 """Chunks on their way: cut into parts for their owners, gathered from whoever has them, checked.
 
-Channel ``near.chunk``: ``Parts``, a new chunk's header with what the receiver is to hold of its body. Bodies ``near_part``
+Channel ``near.chunk``: ``Parts``, a new chunk's header with what the receiver is to hold of its body; who hears of a chunk
+passes what it got on to PASSED_TO others, once. Bodies ``near_part``
 by chunk hash ‖ index u16, and ``near_chunk`` (the whole body, for who catches up) by chunk hash.
 
 Invariants:
@@ -39,6 +40,7 @@ ROUNDS = 5
 ROUND_SECONDS = 0.15
 PARENT_SECONDS = 1.0
 MAX_AHEAD = 64
+PASSED_TO = 3  # peers that hear of a chunk from who only heard of it
 
 
 class Unavailable(Exception):
@@ -180,13 +182,14 @@ class Delivery:
 
     # --- in ---
 
-    async def take(self, peer: bytes, parts: Parts) -> None:
-        """From a peer: a new chunk's header and parts. Gathers the rest and hands the chunk on."""
+    async def take(self, peer: bytes, parts: Parts, raw: bytes) -> None:
+        """From a peer: a new chunk's header and parts, and their bytes. Gathers the rest and hands the chunk on."""
         if self._at_work.get(peer, 0) >= 2 * self.chain.genesis.network.shards + 16:
             return
         self._at_work[peer] = self._at_work.get(peer, 0) + 1
         try:
             if await self._check(parts):
+                await self._pass_on(peer, raw)
                 chunk = await self.gather(parts.header, peer)
                 if self.gathered is not None:
                     await self.gathered(chunk)
@@ -229,6 +232,15 @@ class Delivery:
         if id not in self.recent:
             self._hold(header, message.parts)
         return True
+
+    async def _pass_on(self, peer: bytes, raw: bytes) -> None:
+        """Its producer may have died, or have told only some."""
+        others = [one.id for one in self.transport.peers() if one.id != peer]
+        for other in self.chain.environment.random.sample(others, min(PASSED_TO, len(others))):
+            try:
+                await self.channel.send(other, raw)
+            except PeerGone:
+                continue
 
     # --- gathering ---
 

@@ -244,7 +244,8 @@ class Network:
             if self._has_seen(message.payload):
                 continue
             try:
-                nursery.start_soon(self.delivery.take, message.peer, decode(Parts, message.payload))
+                parts = decode(Parts, message.payload)
+                nursery.start_soon(self.delivery.take, message.peer, parts, message.payload)
             except Malformed as error:
                 self._blame(message.peer, MALFORMED_POINTS, f"parts of a chunk that cannot be read: {error}")
 
