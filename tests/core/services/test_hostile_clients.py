@@ -259,7 +259,10 @@ async def test_a_body_without_an_end_stops_at_its_limit(server_of: ServerOf) -> 
         (CHUNKED + b"0\r\n" + b"a: b\r\n" * 20_000, 431),
         (CHUNKED + b"1\r\nx\r\n" * 20_000, 400),
         (SWITCHING % b"websocket" + b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: eA==\r\n\r\n", 403),
-        (SWITCHING % b"websocket" + b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: eA==\r\n\r\n\x81\x7f\xff", 403),
+        (
+            SWITCHING % b"websocket" + b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: eA==\r\n\r\n\x81\x7f\xff",
+            (400, 403),
+        ),  # which is seen first
         (SWITCHING % b"websocket" + b"\r\n", 400),
         (SWITCHING % b"h2c" + b"HTTP2-Settings: AAMAAABk\r\n\r\n", 200),
         (b"GET /fault HTTP/1.1\r\nHost: x\r\n\r\n", 500),
@@ -267,11 +270,13 @@ async def test_a_body_without_an_end_stops_at_its_limit(server_of: ServerOf) -> 
         (b"GET /%ff%fe HTTP/1.1\r\nHost: x\r\n\r\n", 404),
     ],
 )
-async def test_what_cannot_be_served_is_one_answer(server_of: ServerOf, request_bytes: bytes, status: int) -> None:
+async def test_what_cannot_be_served_is_one_answer(
+    server_of: ServerOf, request_bytes: bytes, status: int | tuple[int, int]
+) -> None:
     with trio.fail_after(GENEROUS_SECONDS):
         async with _serving(server_of(_app())) as server:
             got, body = await _ask(server, request_bytes)
-            assert got == status
+            assert got in ((status,) if isinstance(status, int) else status)
             assert b"Traceback" not in body
             assert await _ask(server) == (200, b"4")
 
