@@ -62,7 +62,7 @@ def test_a_profile_composes_or_says_what_is_missing(
         main(["check", str(profile), "--plugins-dir", str(plugins)])
     said = capsys.readouterr()
     if consensus == "two-chain-shards" and execution != "shards":
-        assert ended.value.code == 2 and "sharded, witness" in said.err and "use 'shards'" in said.err
+        assert ended.value.code == 2 and "sharded, witness" in said.err and "or 'shards'" in said.err
     else:
         assert ended.value.code == 0, said.err
 
