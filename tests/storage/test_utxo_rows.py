@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nodewright.errors import FormatMismatch, StoreCorrupt
@@ -164,6 +164,7 @@ def test_rows_round_trip(height: int, coinbase: bool, spends: list[bytes], outpu
     assert [record.output(index) for index in range(record.count)] == outputs
 
 
+@example(b"\xfd\x02\x00" + bytes(8) + b"\xff" + b"\xff" * 8)  # a script longer than any offset
 @given(st.binary(max_size=60))
 def test_damaged_outputs_are_named(data: bytes) -> None:
     try:
@@ -172,6 +173,20 @@ def test_damaged_outputs_are_named(data: bytes) -> None:
         for index in range(min(record.count, 3)):
             record.output(index)
     except (ValueError, StoreCorrupt):
+        pass
+
+
+@example(b"")
+@example(b"\x02" + bytes(20))
+@given(st.binary(max_size=80))
+def test_damaged_rows_are_named(row: bytes) -> None:
+    try:
+        record = records.Record(row, complete=True)
+        if record.paged is None:
+            record.spends()
+            for index in range(min(record.count, 3)):
+                record.output(index)
+    except StoreCorrupt:
         pass
 
 

@@ -97,7 +97,10 @@ class Record:
     __slots__ = ("body", "coinbase", "complete", "count", "height", "offsets", "paged", "size", "spent", "start")
 
     def __init__(self, body: bytes, complete: bool) -> None:
-        flags, height, spends = _HEAD.unpack_from(body)
+        try:
+            flags, height, spends = _HEAD.unpack_from(body)
+        except struct.error:
+            raise StoreCorrupt("a row of a transaction ends early; restore the store from a copy") from None
         self.body = body
         self.height: int = height
         self.coinbase = bool(flags & COINBASE)
@@ -111,7 +114,7 @@ class Record:
             self.start = 0
         else:
             start = 7 + 36 * spends
-            count = body[start]
+            count = body[start] if start < len(body) else 0xFD
             if count < 0xFD:
                 self.count, self.start = count, start + 1
             else:
@@ -144,9 +147,9 @@ def output_offsets(data: bytes, start: int, count: int) -> array[int]:
     at = start
     size = len(data)
     for _ in range(count):
-        append(at)
-        if at + 9 > size:
+        if at + 9 > size:  # before it is kept: a damaged length can be larger than an offset holds
             raise StoreCorrupt("an output vector ends early; restore the store from a copy")
+        append(at)
         length = data[at + 8]
         if length < 0xFD:
             at += 9 + length
@@ -184,8 +187,11 @@ class Paged:
 
 
 def decode_paged(body: bytes) -> Paged:
-    _, _, spends, outputs, outputs_bytes = _PAGED_HEAD.unpack_from(body)
-    index = [_INDEX.unpack_from(body, at) for at in range(_PAGED_HEAD.size, len(body), _INDEX.size)]
+    try:
+        _, _, spends, outputs, outputs_bytes = _PAGED_HEAD.unpack_from(body)
+        index = [_INDEX.unpack_from(body, at) for at in range(_PAGED_HEAD.size, len(body), _INDEX.size)]
+    except struct.error:
+        raise StoreCorrupt("a row of a large transaction ends early; restore the store from a copy") from None
     return Paged(spends, outputs, outputs_bytes, tuple(first for first, _ in index), tuple(start for _, start in index))
 
 
