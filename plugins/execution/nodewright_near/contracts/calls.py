@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from attrs import define, field, frozen
@@ -15,7 +16,8 @@ from nodewright_near.state import State
 @frozen
 class Call:
     """``balance`` has the deposit in it already. ``promise_results``: None for one that failed. ``action_hash`` is what ids
-    of data are made from; ``view`` calls change nothing."""
+    of data are made from; ``view`` calls change nothing. ``deadline`` is asked whenever the contract asks something of its
+    host, and ends a view by raising."""
 
     parameters: Parameters
     account_id: str
@@ -40,6 +42,7 @@ class Call:
     promise_results: tuple[bytes | None, ...] = ()
     output_receivers: tuple[DataReceiver, ...] = ()
     view: bool = False
+    deadline: Callable[[], None] | None = None
 
 
 @define

@@ -6,28 +6,29 @@ operation of NEAR's: the sum is near NEAR's, not equal. Host functions cost what
 
 Invariants
 - A call is a function of what it is given: no clock, no randomness, one canonical NaN, no threads, no SIMD.
-- Calls run on the thread that makes them, one at a time: wasmtime's Python binding keeps one global place for exceptions.
+- Calls run on the thread that makes them, several side by side: they share the engine and compiled code, nothing else.
 """
 
 from __future__ import annotations
 
-import inspect
+import ctypes
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import wasmtime
+from attrs import frozen
+from wasmtime import _ffi as ffi
 
 from nodewright.interfaces.verifier import Verifier
 from nodewright_near.contracts.calls import Call, CallOutcome
 from nodewright_near.contracts.host_promises import PromiseHost
+from nodewright_near.contracts.linking import Imports, running
 from nodewright_near.contracts.meter import COSTS, HostFailure, Meter
 from nodewright_near.contracts.wasm import NotWasm, prepare
 from nodewright_near.errors import ErrorValue
-from nodewright_near.state import Absent, State
+from nodewright_near.state import State
 
 _OUT_OF_BOUNDS: Final = "Accessed memory outside the bounds."
-_MASK: Final = (1 << 64) - 1
 _TRAPS: Final = {
     "UNREACHABLE": "WebAssembly trap: An `unreachable` opcode was executed.",
     "MEMORY_OUT_OF_BOUNDS": "WebAssembly trap: Memory out of bounds trap.",
@@ -44,86 +45,58 @@ _TRAPS: Final = {
 class _Instance:
     """One call under way. Between host calls gas is in the store's fuel; during them it is in the meter."""
 
-    def __init__(self, store: wasmtime.Store, memory: wasmtime.Memory, host: PromiseHost) -> None:
-        self.store = store
-        self.memory = memory
+    def __init__(self, store: wasmtime.Store, memory: wasmtime.Memory, host: PromiseHost, unbuilt: dict[int, str]) -> None:
         self.host = host
+        self.unbuilt = unbuilt
         self.failure: BaseException | None = None
         self._given = 0
+        self._context = store._context()
+        self._memory = ctypes.byref(memory._memory)
+        self._fuel = ctypes.c_uint64()
+        self._fuel_at = ctypes.byref(self._fuel)
+        self._deadline = host.call.deadline
         host.memory = self
 
-    def read(self, at: int, count: int) -> bytes:
-        if at + count > self.memory.data_len(self.store):
+    def _at(self, at: int, count: int) -> int:
+        """The address; it may change whenever the contract has run."""
+        if at + count > ffi.wasmtime_memory_data_size(self._context, self._memory):
             raise HostFailure(_OUT_OF_BOUNDS)
-        return bytes(self.memory.read(self.store, at, at + count))
+        base = ctypes.cast(ffi.wasmtime_memory_data(self._context, self._memory), ctypes.c_void_p).value
+        return (base or 0) + at
+
+    def read(self, at: int, count: int) -> bytes:
+        return ctypes.string_at(self._at(at, count), count)
 
     def write(self, at: int, data: bytes) -> None:
-        if at + len(data) > self.memory.data_len(self.store):
-            raise HostFailure(_OUT_OF_BOUNDS)
-        self.memory.write(self.store, data, at)
+        ctypes.memmove(self._at(at, len(data)), data, len(data))
 
     def enter_wasm(self) -> None:
         self._given = self.host.meter.left() // COSTS.regular_op
-        self.store.set_fuel(self._given)
+        if error := ffi.wasmtime_context_set_fuel(self._context, self._given):
+            raise wasmtime.WasmtimeError._from_ptr(error)
 
     def leave_wasm(self) -> None:
         """What the instructions since have used is burnt."""
-        used = self._given - self.store.get_fuel()
+        if error := ffi.wasmtime_context_get_fuel(self._context, self._fuel_at):
+            raise wasmtime.WasmtimeError._from_ptr(error)
+        used = self._given - self._fuel.value
         self._given -= used
         self.host.meter.burn(used * COSTS.regular_op)
+        if self._deadline is not None:
+            self._deadline()
 
     def run_out(self) -> None:
         """The fuel is spent: burn all that is left, which says what limit it was."""
         self.host.meter.burn(self.host.meter.left() + 1)
 
-    def call(self, name: str, arguments: tuple[int, ...], widths: tuple[int, ...]) -> int | None:
-        try:
-            self.leave_wasm()
-            unsigned = [value & width for value, width in zip(arguments, widths, strict=True)]
-            result: int | None = getattr(self.host, name)(*unsigned)
-            self.enter_wasm()
-        except BaseException as error:
-            self.failure = error
-            raise
-        if result is not None and result >> 63:
-            return result - (1 << 64)
-        return result
 
-    def refuse(self, name: str) -> None:
-        self.failure = HostFailure(f"the host function {name} is not built on this node")
-        raise self.failure
+@frozen
+class _Compiled:
+    """``methods``: the functions it exports, and whether they take and give nothing."""
 
-
-_INNER: Final = frozenset(
-    {
-        "peek",
-        "poke",
-        "register",
-        "set_register",
-        "given",
-        "u128",
-        "text",
-        "text16",
-        "not_in_view",
-        "account",
-        "key",
-        "spend",
-    }
-)
-HOST_FUNCTIONS: Final = {
-    name: inspect.signature(method)
-    for name, method in inspect.getmembers(PromiseHost, inspect.isfunction)
-    if not name.startswith("_") and name not in _INNER
-}
-
-
-def _fits(name: str, kind: wasmtime.FuncType) -> bool:
-    """Host functions take numbers of 64 bits (``abort``: 32) and give one of 64 or nothing."""
-    signature = HOST_FUNCTIONS[name]
-    width = "i32" if name == "abort" else "i64"
-    wanted = [width] * (len(signature.parameters) - 1)
-    results = [] if signature.return_annotation == "None" else ["i64"]
-    return [str(one) for one in kind.params] == wanted and [str(one) for one in kind.results] == results
+    module: wasmtime.Module
+    imports: Imports
+    methods: dict[str, bool]
 
 
 class WasmtimeMachine:
@@ -139,21 +112,29 @@ class WasmtimeMachine:
         self._engine = wasmtime.Engine(config)
         self._verifier = verifier
         self._max = max_compiled
-        self._compiled: OrderedDict[bytes, wasmtime.Module | str] = OrderedDict()
+        self._compiled: OrderedDict[bytes, _Compiled | str] = OrderedDict()
 
-    def _module(self, call: Call) -> wasmtime.Module | str:
-        """Compiled, or why it cannot be."""
-        found = self._compiled.get(call.code_hash)
+    def _module(self, call: Call) -> _Compiled | str:
+        """Compiled, or why it cannot be. Two threads may compile the same code: the later one's stays."""
+        found = self._compiled.pop(call.code_hash, None)
         if found is None:
             try:
-                found = wasmtime.Module(self._engine, prepare(call.code, call.parameters.limits))
+                found = self._compile(prepare(call.code, call.parameters.limits))
             except (NotWasm, wasmtime.WasmtimeError) as error:
                 found = str(error).splitlines()[0]
-            self._compiled[call.code_hash] = found
-            while len(self._compiled) > self._max:
-                self._compiled.popitem(last=False)
-        self._compiled.move_to_end(call.code_hash)
+        self._compiled[call.code_hash] = found  # the last in the order: the one used last
+        while len(self._compiled) > self._max:
+            self._compiled.popitem(last=False)
         return found
+
+    def _compile(self, code: bytes) -> _Compiled:
+        module = wasmtime.Module(self._engine, code)
+        methods = {}
+        for item in module.exports:
+            kind = item.type
+            if isinstance(kind, wasmtime.FuncType):
+                methods[item.name or ""] = not kind.params and not kind.results
+        return _Compiled(module, Imports(module), methods)
 
     def call(self, call: Call, state: State) -> CallOutcome:
         limits = call.parameters.limits
@@ -182,38 +163,39 @@ class WasmtimeMachine:
         if not call.method:
             return {"MethodResolveError": "MethodEmptyName"}
         host.meter.burn(COSTS.contract_loading_base + COSTS.contract_loading_byte * len(call.code))
-        module = self._module(call)
-        if isinstance(module, str):
+        compiled = self._module(call)
+        if isinstance(compiled, str):
             return {"CompilationError": {"PrepareError": "Deserialization"}}
-        export = next((item for item in module.exports if item.name == call.method), None)
-        if export is None or not isinstance(export.type, wasmtime.FuncType):
+        if call.method not in compiled.methods:
             return {"MethodResolveError": "MethodNotFound"}
-        if export.type.params or export.type.results:
+        if not compiled.methods[call.method]:
             return {"MethodResolveError": "MethodInvalidSignature"}
-        store = wasmtime.Store(self._engine)
+        if compiled.imports.problem:
+            return {"ExecutionError": f"Link Error: {compiled.imports.problem}"}
+        with wasmtime.Store(self._engine) as store:
+            return self._started(call, host, compiled, store)
+
+    def _started(self, call: Call, host: PromiseHost, compiled: _Compiled, store: wasmtime.Store) -> ErrorValue | None:
         pages = wasmtime.Limits(call.parameters.limits.initial_memory_pages, call.parameters.limits.max_memory_pages)
         memory = wasmtime.Memory(store, wasmtime.MemoryType(pages))
-        instance = _Instance(store, memory, host)
+        instance = _Instance(store, memory, host, compiled.imports.unbuilt)
         instance.enter_wasm()
+        before = running.set(instance)
         try:
-            linked = self._link(module, instance)
-            if isinstance(linked, str):
-                return {"ExecutionError": f"Link Error: {linked}"}
-            started = wasmtime.Instance(store, module, linked)
+            started = wasmtime.Instance(store, compiled.module, compiled.imports.link(store, memory))
             method = started.exports(store)[call.method]
             assert isinstance(method, wasmtime.Func)
             method(store)
             instance.leave_wasm()
         except BaseException as error:
             return self._ended(instance, error)
+        finally:
+            running.reset(before)
         return None
 
     def _ended(self, instance: _Instance, error: BaseException) -> ErrorValue | None:
-        failure = instance.failure
-        if isinstance(failure, HostFailure | Absent):
-            raise failure
-        if failure is not None:
-            raise failure
+        if instance.failure is not None:
+            raise instance.failure from None
         if isinstance(error, wasmtime.Trap):
             if error.trap_code is wasmtime.TrapCode.OUT_OF_FUEL:
                 instance.run_out()
@@ -224,26 +206,3 @@ class WasmtimeMachine:
             instance.leave_wasm()
             return {"ExecutionError": f"Link Error: {str(error).splitlines()[0]}"}
         raise error
-
-    def _link(self, module: wasmtime.Module, instance: _Instance) -> list[Any] | str:
-        """One thing for every import; or why there is none."""
-        linked: list[Any] = []
-        for item in module.imports:
-            name = item.name or ""
-            kind = item.type
-            if isinstance(kind, wasmtime.MemoryType):
-                linked.append(instance.memory)
-            elif isinstance(kind, wasmtime.FuncType):
-                if name in HOST_FUNCTIONS and not _fits(name, kind):
-                    return f"the import {item.module}.{name} has another type than the host's function"
-                linked.append(wasmtime.Func(instance.store, kind, _imported(instance, name, kind)))
-            else:
-                return f"the import {item.module}.{name} is neither a function nor the memory"
-        return linked
-
-
-def _imported(instance: _Instance, name: str, kind: wasmtime.FuncType) -> Callable[..., Any]:
-    if name not in HOST_FUNCTIONS:
-        return lambda *arguments: instance.refuse(name)
-    widths = tuple(0xFFFFFFFF if str(one) == "i32" else _MASK for one in kind.params)
-    return lambda *arguments: instance.call(name, arguments, widths)
