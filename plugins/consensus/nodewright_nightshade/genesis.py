@@ -8,7 +8,7 @@ accounts and ``boundary_accounts`` (one less than there are shards).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attrs import frozen
@@ -16,11 +16,10 @@ from attrs import frozen
 from nodewright.errors import ConfigurationError
 from nodewright_near.chunks import ChunkExtra
 from nodewright_near.config import parameters
-from nodewright_near.genesis import check_boundaries, records_of_document, split_rows, state_of_records, total_supply
+from nodewright_near.genesis import GenesisRows, check_boundaries
 from nodewright_near.headers import CongestionInfo, ValidatorStakeV1, bp_hash
 from nodewright_near.parameters import PROTOCOL_VERSION
 from nodewright_near.primitives import NO_HASH, is_account, parse_key
-from nodewright_near.trie import EMPTY_ROOT, NoNodes, update
 from nodewright_nightshade.blocks import Block, Info, Network, genesis_block
 from nodewright_nightshade.epochs import MANDATES_PER_SHARD
 from nodewright_nightshade.sampling import Validator
@@ -44,12 +43,15 @@ class Genesis:
     def build(self) -> tuple[Block, Info]:
         """Computes the state's root of every shard: once, then it is in the store."""
         table = self.document.get("execution", {})
-        rows = state_of_records(records_of_document(table), parameters(table))
-        roots = [update(NoNodes(), EMPTY_ROOT, part, {}) for part in split_rows(rows, self.boundaries)]
+        rows = GenesisRows(table, parameters(table), self.boundaries)
+        return self.build_on(rows.roots(), rows.supply)
+
+    def build_on(self, roots: Sequence[bytes], supply: int) -> tuple[Block, Info]:
+        """On state roots that are known."""
         extra = genesis_extra(NO_HASH)
         height = _whole(self.document.get("consensus", {}), "height", 0)
         time = int(self.document["time"]) * 10**9
-        return genesis_block(height, time, roots, extra, self.network, total_supply(rows), self.producers_hash)
+        return genesis_block(height, time, list(roots), extra, self.network, supply, self.producers_hash)
 
 
 def genesis_extra(root: bytes) -> ChunkExtra:

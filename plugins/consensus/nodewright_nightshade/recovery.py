@@ -6,10 +6,28 @@ committed, what its transactions came to is told to the pool (``settle`` is idem
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
 from nodewright.errors import StoreCorrupt
 from nodewright_nightshade.chain import Chain, Held, placed
 from nodewright_nightshade.genesis import genesis_extra
 from nodewright_nightshade.store import Run
+
+
+class Prepared(Protocol):
+    @property
+    def roots(self) -> Sequence[bytes]: ...
+
+    @property
+    def supply(self) -> int: ...
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """An execution that can make its genesis state before the block is known."""
+
+    async def prepare_genesis(self, document: Mapping[str, Any]) -> Prepared: ...
 
 
 async def recover(chain: Chain) -> None:
@@ -49,7 +67,11 @@ async def _track(chain: Chain) -> None:
 
 
 async def _begin(chain: Chain) -> None:
-    block, info = await chain.environment.offload(chain.genesis.build)
+    if isinstance(chain.execution, Prepares):  # it makes its state in bounded memory, and once
+        state = await chain.execution.prepare_genesis(chain.genesis.document)
+        block, info = chain.genesis.build_on(state.roots, state.supply)
+    else:
+        block, info = await chain.environment.offload(chain.genesis.build)
     held = Held(block, info)
     commitments = await chain.execution.genesis(chain.genesis.document, info.ref)
     assert commitments is not None

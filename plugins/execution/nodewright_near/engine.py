@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 import trio
-from attrs import evolve
+from attrs import evolve, frozen
 
 from nodewright.errors import ConfigurationError, Pruned
 from nodewright.interfaces.common import Admission, Admitted, BlockContext, BlockRef, Bundle
@@ -46,20 +46,28 @@ from nodewright_near.checks import check_form
 from nodewright_near.chunks import ChunkExtra
 from nodewright_near.congestion import ShardCongestion
 from nodewright_near.errors import Refusal
-from nodewright_near.genesis import patch_of_records, records_of_document, split_rows, state_of_records
+from nodewright_near.founding import Founding
+from nodewright_near.genesis import GenesisRows, patch_of_records, split_rows
 from nodewright_near.headers import CongestionInfo
 from nodewright_near.primitives import NO_HASH
 from nodewright_near.queries import Queries
 from nodewright_near.reservations import Reservations
 from nodewright_near.shardstore import ShardStore, Stale, Version
 from nodewright_near.transactions import SignedTransaction
-from nodewright_near.trie import EMPTY_ROOT, NoNodes, update
 from nodewright_near.verified import Verified
 
 T = TypeVar("T")
 # A thread hop costs about as much as two signature checks.
 WORTH_A_HOP = 4
 VERIFIED_BYTES = 64 * 1024 * 1024
+
+
+@frozen
+class Prepared:
+    """A genesis state that is in the store: the root of each shard, and how much NEAR there is."""
+
+    roots: list[bytes]
+    supply: int
 
 
 class NearEngine:
@@ -86,6 +94,8 @@ class NearEngine:
         share = cache_bytes // max(len(self.kept), 1)
         self.shards = {number: ShardStore(store, number, share) for number in self.kept}
         self.save_outcomes = save_outcomes
+        self._founding = Founding(store, environment, self.shards, cache_bytes)
+        self._prepared: Prepared | None = None
         self.reservations = Reservations()
         self.verified = Verified(VERIFIED_BYTES)
         self.gas_price = rules.parameters.min_gas_price
@@ -107,18 +117,26 @@ class NearEngine:
 
     async def genesis(self, document: Mapping[str, Any], block: BlockRef) -> bytes | None:
         """``document["execution"]`` has ``accounts`` or ``records`` (see ``genesis``). 32 bytes for every shard."""
-        table = document.get("execution", document)
-        rows = state_of_records(records_of_document(table), self.rules.parameters)
+        roots = await self._founding.known()
+        if roots is None:
+            roots = (await self.prepare_genesis(document)).roots
         commitments = b""
-        for shard, part in enumerate(split_rows(rows, self.rules.boundaries)):
-            nodes: dict[bytes, bytes | None] = {}
-            root = update(NoNodes(), EMPTY_ROOT, part, nodes)
+        for shard, root in enumerate(roots):
             extra = ChunkExtra(root, NO_HASH, NO_HASH, 0, 0, (), CongestionInfo())
             commitments += extra.commitment()
             kept = self.shards.get(shard)
             if kept is not None and kept.applied is None:
-                await kept.install(block, extra, Version(block, None, extra, dict(part), nodes))
+                await kept.install(block, extra, Version(block, None, extra))
+        self._prepared = None
         return commitments
+
+    async def prepare_genesis(self, document: Mapping[str, Any]) -> Prepared:
+        """Makes the state before the block that names its roots is known: ``genesis`` then makes it the applied one."""
+        if self._prepared is None:
+            table = document.get("execution", document)
+            rows = await self.environment.offload(GenesisRows, table, self.rules.parameters, self.rules.boundaries)
+            self._prepared = Prepared(await self._founding.write(rows), rows.supply)
+        return self._prepared
 
     # --- transactions ------------------------------------------------------------------------------------------------
 

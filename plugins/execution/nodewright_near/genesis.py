@@ -9,8 +9,9 @@ from __future__ import annotations
 import base64
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from heapq import merge
 from typing import Any, Final
 
 from nodewright.errors import ConfigurationError
@@ -26,7 +27,9 @@ from nodewright_near.accounts import (
     data_key,
 )
 from nodewright_near.borsh import encode
+from nodewright_near.bulk import Bulk
 from nodewright_near.fees import U128_MAX
+from nodewright_near.generated import Row, read_generated
 from nodewright_near.headers import (
     BlockHeaderV1,
     ChunkInnerV1,
@@ -40,6 +43,7 @@ from nodewright_near.headers import (
 from nodewright_near.merkle import merkle_root
 from nodewright_near.parameters import Parameters
 from nodewright_near.primitives import NO_HASH, NO_SIGNATURE, hash256, is_account, parse_hash, parse_key
+from nodewright_near.trienodes import ValueRef, value_ref
 
 MAX_SHARDS: Final = 1024
 _NANOSECONDS: Final = re.compile(r"(.*?)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)\Z")
@@ -195,6 +199,62 @@ def records_of_document(table: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         except (KeyError, TypeError) as error:
             raise ConfigurationError(f"genesis: execution.accounts: an entry lacks {error}: {str(entry)[:120]}") from error
     return records
+
+
+class GenesisRows:
+    """The state of a genesis table ``execution``: rows of each shard in the order of their keys, those of its
+    ``generated_accounts`` made as they are asked for, so that a million of them need no memory. Raises
+    ConfigurationError."""
+
+    def __init__(self, table: Mapping[str, Any], parameters: Parameters, boundaries: Sequence[str]) -> None:
+        named = state_of_records(records_of_document(table), parameters)
+        self._parameters = parameters
+        self._bounds = [None, *boundaries, None]
+        self._named = [sorted(part.items()) for part in split_rows(named, boundaries)]
+        self._sections = read_generated(table)
+        self.supply = total_supply(named) + sum(one.count * one.amount for one in self._sections)
+        self.count = len(named) + 2 * sum(one.count for one in self._sections)
+        suffixes = {"." + one.suffix for one in self._sections}
+        for key in named:
+            if key[0] == 0 and any(key.endswith(suffix.encode()) for suffix in suffixes):
+                raise ConfigurationError(
+                    f"genesis: {key[1:].decode()!r} may be one of execution.generated_accounts: rename it"
+                )
+
+    @property
+    def shards(self) -> int:
+        return len(self._named)
+
+    def shard(self, number: int) -> Iterator[Row]:
+        low, high = self._bounds[number], self._bounds[number + 1]
+        streams = [one.rows(one.within(low, high), self._parameters) for one in self._sections]
+        return merge(self._named[number], *streams) if streams else iter(self._named[number])
+
+    def roots(self) -> list[bytes]:
+        """Of each shard; a second of work for each ten thousand accounts."""
+        return [self._root(number) for number in range(self.shards)]
+
+    def _root(self, number: int) -> bytes:
+        bulk, refs = Bulk(), ValueRefs()
+        for key, value in self.shard(number):
+            bulk.add(key, refs(value))
+            bulk.nodes.clear()
+        return bulk.finish()
+
+
+class ValueRefs:
+    """``value_ref``, remembering the last ones: rows of a genesis have few different values."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, ValueRef] = {}
+
+    def __call__(self, value: bytes) -> ValueRef:
+        ref = self._known.get(value)
+        if ref is None:
+            if len(self._known) > 64:
+                self._known.clear()
+            ref = self._known[value] = value_ref(value)
+        return ref
 
 
 # --- the main network's first block ----------------------------------------------------------------------------------
