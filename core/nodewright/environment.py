@@ -15,7 +15,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from subprocess import PIPE, STDOUT
 from typing import Any, TypeVar
@@ -36,8 +36,9 @@ SECRET = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}\Z")
 
 
 def default_threads() -> int:
-    """Worker threads of a node: as many as the machine has cores to run on, and two for calls that wait for a disk."""
-    return len(os.sched_getaffinity(0)) + 2 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 2) + 2
+    """Worker threads of a node: as many as the machine has cores to run on, and three for calls that wait for a disk, or
+    for the loop (``reenter``)."""
+    return len(os.sched_getaffinity(0)) + 3 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 2) + 3
 
 
 class NodeEnvironment:
@@ -84,6 +85,10 @@ class NodeEnvironment:
         """Run ``function(*arguments)`` in a worker thread. Waiting for a free thread can be cancelled; once it runs it
         runs to its end."""
         return await trio.to_thread.run_sync(function, *arguments, abandon_on_cancel=False, limiter=self._limiter)
+
+    def reenter(self, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+        """See ``interfaces.environment.Reentrant``."""
+        return trio.from_thread.run(function, *arguments)
 
     async def spawn(self, command: Sequence[str], **options: Any) -> trio.Process:
         """Start a process. ``options`` are those of ``trio.lowlevel.open_process`` (``stdin``, ``stdout``, ``env`` …)."""

@@ -19,6 +19,7 @@ from nodewright.interfaces.consensus import (
 from nodewright.interfaces.environment import (
     Environment,
     Process,
+    Reentrant,
 )
 from nodewright.interfaces.execution import (
     FINAL,
@@ -143,6 +144,7 @@ __all__ = [
     "PeerUp",
     "Process",
     "Prologue",
+    "Reentrant",
     "Refused",
     "Reverted",
     "Selection",

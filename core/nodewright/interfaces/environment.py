@@ -7,7 +7,7 @@ a seed. A test forbids direct thread, process, clock and random calls elsewhere 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -52,3 +52,14 @@ class Environment(Protocol):
 
     def for_slot(self, slot: str) -> Environment:
         """The same environment seen from another slot: its own data folder and logger name."""
+
+
+@runtime_checkable
+class Reentrant(Protocol):
+    """Of an environment whose ``offload`` runs in threads: what runs there can have the node's loop do something for it.
+    One whose ``offload`` is inline (the simulator) does not have this: the caller has to do without."""
+
+    def reenter(self, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+        """From within an offloaded function only: run ``function(*arguments)`` on the node's loop, in the task that
+        offloaded, and wait for what it returns or raises. Cancelled with that task. Whoever calls this holds a thread:
+        what is awaited may need another, so a component bounds how many of its threads do so."""

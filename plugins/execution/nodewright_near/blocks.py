@@ -6,7 +6,8 @@ the witness. Both ways come to the same outcome because everything is made from 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final, TypeVar
 
 from attrs import define, evolve, frozen
@@ -18,13 +19,14 @@ from nodewright_near.borsh import Malformed, decode, encode
 from nodewright_near.checks import verify_signatures
 from nodewright_near.chunks import ChunkExtra, ParcelProof, RunContext, StateWitness
 from nodewright_near.congestion import ShardCongestion
+from nodewright_near.contracts.beside import Beside
 from nodewright_near.contracts.calls import Machine
 from nodewright_near.errors import innermost, sentence
 from nodewright_near.merkle import climb, merkle_root, merklize
 from nodewright_near.parameters import Parameters, for_protocol
 from nodewright_near.primitives import NO_HASH
 from nodewright_near.receipts import RECEIPTS, Receipt, outgoing_leaf
-from nodewright_near.runtime import ChunkInput, ChunkResult, Need, run
+from nodewright_near.runtime import ChunkInput, ChunkResult, Long, Run, run
 from nodewright_near.shardstore import View, proof_values
 from nodewright_near.state import State
 from nodewright_near.transactions import MAX_TRANSACTION_BYTES, SignedTransaction
@@ -263,6 +265,7 @@ async def execute(
     view: View,
     collected: Collected,
     signed: Sequence[bool],
+    beside: Beside,
     patch: Mapping[bytes, bytes] | None = None,
 ) -> Ran | Invalid:
     """On a view of the parent's state. ``patch``: rows that a sandbox puts over what the chunk came to. Raises
@@ -270,11 +273,15 @@ async def execute(
     state = State()
     parent = view.version.extra
     work = run(chunk_input(rules, request, parent, collected, signed), state, rules.verifier, rules.machine)
+    load = partial(view.load, state)
     try:
-        need = next(work)
+        wanted = next(work)
         while True:
-            await view.load(need, state)
-            need = next(work)
+            if isinstance(wanted, Long):
+                wanted = work.send(await beside.step(wanted.step, state, load))
+            else:
+                await load(wanted.keys, wanted.prefixes)
+                wanted = next(work)
     except StopIteration as stop:
         result: ChunkResult = stop.value
     changes = {**state.final_changes(), **(patch or {})}
@@ -319,15 +326,23 @@ class _Unproved(Exception):
     """The witness does not show what is asked of it."""
 
 
-def _drive(work: Generator[Need, None, T], source: ByHash, root: bytes, state: State) -> T:
+def _drive(work: Run[T], source: ByHash, root: bytes, state: State) -> T:
+    def load(keys: Sequence[bytes], prefixes: Sequence[bytes]) -> None:
+        for prefix in prefixes:
+            state.listed[prefix] = tuple(key for key, _ in items_under(source, root, prefix))
+        for key in keys:
+            ref = find(source, root, key)
+            state.loaded[key] = None if ref is None else source.value(ref)
+
+    state.fetch = load
     try:
+        wanted = next(work)
         while True:
-            need = next(work)
-            for prefix in need.prefixes:
-                state.listed[prefix] = tuple(key for key, _ in items_under(source, root, prefix))
-            for key in need.keys:
-                ref = find(source, root, key)
-                state.loaded[key] = None if ref is None else source.value(ref)
+            if isinstance(wanted, Long):
+                wanted = work.send(wanted.step())
+            else:
+                load(wanted.keys, wanted.prefixes)
+                wanted = next(work)
     except StopIteration as stop:
         value: T = stop.value
         return value

@@ -17,6 +17,10 @@ class NearConfig:
     kept: list[int] | None = setting(None, help="shards whose state is kept on this node; unset: all of them")
     cache_bytes: int = setting(256 * 1024 * 1024, help="memory for rows and trie nodes read before", minimum=1 << 20)
     compiled_contracts: int = setting(64, help="contracts kept compiled", minimum=1, maximum=10_000)
+    view_calls: int = setting(
+        2, help="contract calls for queries that run at once, each on a thread; 32 more wait", minimum=1, maximum=64
+    )
+    view_seconds: float = setting(5.0, help="how long one of them may go on asking its host", minimum=0.1, maximum=600)
     save_tx_outcomes: bool = setting(
         True, help="keep outcomes of transactions and receipts: an RPC node needs them, a block producer does not"
     )

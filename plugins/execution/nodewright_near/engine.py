@@ -45,6 +45,7 @@ from nodewright_near.borsh import Malformed
 from nodewright_near.checks import check_form
 from nodewright_near.chunks import ChunkExtra
 from nodewright_near.congestion import ShardCongestion
+from nodewright_near.contracts.beside import Beside
 from nodewright_near.errors import Refusal
 from nodewright_near.founding import Founding
 from nodewright_near.genesis import GenesisRows, patch_of_records, split_rows
@@ -82,6 +83,8 @@ class NearEngine:
         kept: Collection[int] | None,
         cache_bytes: int,
         save_outcomes: bool = True,
+        view_calls: int = 2,
+        view_seconds: float = 5.0,
     ) -> None:
         self.store = store
         self.environment = environment
@@ -101,6 +104,7 @@ class NearEngine:
         self.gas_price = rules.parameters.min_gas_price
         self.patches: dict[int, dict[bytes, bytes]] = {}
         self._admitter = Admitter(rules.parameters, rules.boundaries, self.reservations)
+        self.beside = Beside(environment, view_calls, view_seconds)
         self._queries = Queries(self)
         self._locks = {shard: trio.Lock() for shard in self.kept}
 
@@ -298,7 +302,8 @@ class NearEngine:
             transactions = collected.transactions
             signed = await self._signed(transactions)
             try:
-                ran = await blocks.execute(self.rules, request, view, collected, signed, self.patches.get(request.shard))
+                patch = self.patches.get(request.shard)
+                ran = await blocks.execute(self.rules, request, view, collected, signed, self.beside, patch)
             except Stale:
                 assert shard.applied is not None
                 return Deferred(request.parent, shard.applied)
@@ -324,9 +329,8 @@ class NearEngine:
         return outcome
 
     async def verify_witness(self, request: ExecutionRequest, witness: bytes) -> ExecutionResult:
-        count = sum(len(bundle) for bundle in request.bundles)
         try:
-            return await self._offload(count, blocks.verify, self.rules, request, witness)
+            return await self.environment.offload(blocks.verify, self.rules, request, witness)
         except ValueError as error:
             return Invalid("InvalidContext", f"what the block says of its setting cannot be read: {error}")
 

@@ -30,7 +30,14 @@ async def open_near(config: NearConfig, dependencies: Dependencies, environment:
     verifier = dependencies["verifier"]
     rules = Rules(parameters(table), boundaries, verifier, WasmtimeMachine(verifier, config.compiled_contracts))
     engine = NearEngine(
-        dependencies["stores.state"], environment, rules, config.kept, config.cache_bytes, config.save_tx_outcomes
+        dependencies["stores.state"],
+        environment,
+        rules,
+        config.kept,
+        config.cache_bytes,
+        config.save_tx_outcomes,
+        config.view_calls,
+        config.view_seconds,
     )
     await engine.open()
     yield engine

@@ -30,9 +30,8 @@ from nodewright_near.contracts.calls import Call, CallOutcome
 from nodewright_near.genesis import shard_of
 from nodewright_near.primitives import NO_HASH, NO_KEY
 from nodewright_near.receipts import Receipt
-from nodewright_near.runtime import Need
 from nodewright_near.shardstore import ShardStore, Version, View
-from nodewright_near.state import Absent, State, decode_access_key
+from nodewright_near.state import decode_access_key
 
 if TYPE_CHECKING:
     from nodewright_near.engine import NearEngine
@@ -124,7 +123,7 @@ class Queries:
     async def _call(
         self, which: Which, account_id: str, method: str, args: bytes, height: int, timestamp: int, epoch: int = 0
     ) -> CallOutcome | None:
-        """None where there is no such account."""
+        """None where there is no such account. Raises ``beside.ViewsBusy`` and ``beside.ViewTooLong``."""
         view = self._view(which, account_id)
         (row,) = await view.values([account_key(account_id)])
         if row is None:
@@ -158,12 +157,7 @@ class Queries:
             action_hash=NO_HASH,
             view=True,
         )
-        state = State()
-        while True:
-            try:
-                return self._engine.rules.machine.call(call, state)
-            except Absent as absent:
-                await view.load(Need(absent.keys, absent.prefixes), state)
+        return await self._engine.beside.view(self._engine.rules.machine, call, view.load)
 
     async def _record(self, which: Which, table: str, key: bytes) -> bytes | None:
         """Of a committed chunk, or, unless the view is final, of one that has run above it."""

@@ -4,13 +4,15 @@ Order: receipts held back earlier, as far as limits allow; transactions; local r
 ones, incoming ones, until the gas of the chunk is spent: what is left is delayed. A receipt for another account leaves the
 chunk, also one for an account of this very shard: it comes in with the next chunk.
 
-``run`` is a generator: it yields what it needs to have loaded into ``state`` (``Need``) and returns a ``ChunkResult``.
+``run`` is a generator: it yields what it needs to have loaded into ``state`` (``Need``), and steps that may take long, for
+whoever drives it to run where that holds nothing up (``Long``); it returns a ``ChunkResult``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from typing import Final, TypeVar
+from functools import partial
+from typing import Any, Final, TypeVar
 
 from attrs import define, field, frozen
 
@@ -28,7 +30,7 @@ from nodewright_near.parameters import Parameters
 from nodewright_near.processing import Done, Setting, process
 from nodewright_near.receipts import ActionReceipt, Receipt, receipt_id
 from nodewright_near.state import Absent, State
-from nodewright_near.transactions import SignedTransaction
+from nodewright_near.transactions import FunctionCall, SignedTransaction
 
 T = TypeVar("T")
 PREFETCHED_DELAYED: Final = 256
@@ -42,7 +44,14 @@ class Need:
     prefixes: Sequence[bytes] = ()
 
 
-Run = Generator[Need, None, T]
+@frozen
+class Long:
+    """``step`` calls contracts. The run goes on with what it came to, or with what it lacked."""
+
+    step: Callable[[], Any]
+
+
+Run = Generator[Need | Long, Any, T]
 
 
 @frozen
@@ -96,6 +105,12 @@ def run(given: ChunkInput, state: State, verifier: Verifier, machine: Machine) -
     return chunk.finish()
 
 
+def may_call(receipt: Receipt) -> bool:
+    """Whether a contract may run when it is processed: data may be what a postponed call has waited for."""
+    body = receipt.receipt
+    return not isinstance(body, ActionReceipt) or any(isinstance(action, FunctionCall) for action in body.actions)
+
+
 class _Chunk:
     def __init__(self, given: ChunkInput, state: State, verifier: Verifier, machine: Machine) -> None:
         self.given = given
@@ -133,15 +148,17 @@ class _Chunk:
         if absent:
             yield Need(absent)
 
-    def attempt(self, step: Callable[[], T]) -> Run[T]:
+    def attempt(self, step: Callable[[], T], long: bool = False) -> Run[T]:
         """The step, begun again whenever something had to be loaded for it."""
         while True:
             try:
-                return step()
+                answer: T | Absent = (yield Long(step)) if long else step()
             except Absent as absent:
-                self.state.rollback()
-                need = Need(absent.keys, absent.prefixes)
-            yield need
+                answer = absent
+            if not isinstance(answer, Absent):
+                return answer
+            self.state.rollback()
+            yield Need(answer.keys, answer.prefixes)
 
     # --- receipts on their way out ---
 
@@ -250,7 +267,7 @@ class _Chunk:
             yield from self.process(receipt)
 
     def process(self, receipt: Receipt) -> Run[None]:
-        done: Done = yield from self.attempt(lambda: process(self.setting, self.state, receipt))
+        done: Done = yield from self.attempt(partial(process, self.setting, self.state, receipt), may_call(receipt))
         self.state.commit()
         result = self.result
         result.balance_burnt += done.burnt

@@ -26,7 +26,6 @@ from nodewright.interfaces.storage import KeyValueStore, WriteBatch
 from nodewright_near.borsh import U64, decode, encode, struct
 from nodewright_near.chunks import ChunkExtra
 from nodewright_near.primitives import Hash
-from nodewright_near.runtime import Need
 from nodewright_near.state import State
 from nodewright_near.trie import Missing, Source, find, items_under, visits, walk
 
@@ -301,11 +300,11 @@ class View:
             except Missing as error:
                 await self.fetch(error.wanted)
 
-    async def load(self, need: Need, state: State) -> None:
-        for prefix in need.prefixes:
+    async def load(self, state: State, keys: Sequence[bytes], prefixes: Sequence[bytes]) -> None:
+        for prefix in prefixes:
             state.listed[prefix] = tuple(await self.keys_under(prefix))
-        if need.keys:
-            state.loaded.update(zip(need.keys, await self.values(need.keys), strict=True))
+        if keys:
+            state.loaded.update(zip(keys, await self.values(keys), strict=True))
 
 
 def proof_values(source: Source, root: bytes, keys: Sequence[bytes], values: Mapping[bytes, bytes | None]) -> list[bytes]:

@@ -1,7 +1,8 @@
 """The state of one shard while a chunk runs on it. No store, no waiting.
 
 What has not been loaded raises ``Absent``, which says what to load; whoever drives the run loads it and begins the step
-again. So one set of rules runs over a store, over uncommitted blocks and over a witness.
+again, or loads it at once where ``fetch`` is set. So one set of rules runs over a store, over uncommitted blocks and over a
+witness.
 
 Invariants
 - Changes of the step under way are in ``_pending``: ``commit`` keeps them, ``rollback`` forgets them, nothing else does.
@@ -10,7 +11,7 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from nodewright_near.accounts import FULL_ACCESS, AccessKey, Account, access_key_key, account_key
 from nodewright_near.borsh import decode, encode
@@ -31,6 +32,8 @@ class State:
         self.listed: dict[bytes, tuple[bytes, ...]] = {}
         self.changes: dict[bytes, bytes | None] = {}
         self._pending: dict[bytes, bytes | None] = {}
+        # Loads keys, and what is under prefixes, before it returns.
+        self.fetch: Callable[[Sequence[bytes], Sequence[bytes]], None] | None = None
 
     # --- filled by the driver ---
 
@@ -49,7 +52,10 @@ class State:
         try:
             return self.loaded[key]
         except KeyError:
-            raise Absent([key]) from None
+            if self.fetch is None:
+                raise Absent([key]) from None
+        self.fetch([key], ())
+        return self.loaded[key]
 
     def set(self, key: bytes, value: bytes) -> None:
         self._pending[key] = value
@@ -59,9 +65,11 @@ class State:
 
     def keys_under(self, prefix: bytes) -> list[bytes]:
         """Every key that starts with ``prefix`` and has a value now, in order."""
-        before = self.listed.get(prefix)
-        if before is None:
-            raise Absent(prefixes=[prefix])
+        if prefix not in self.listed:
+            if self.fetch is None:
+                raise Absent(prefixes=[prefix])
+            self.fetch((), [prefix])
+        before = self.listed[prefix]
         touched = {key for changes in (self.changes, self._pending) for key in changes if key.startswith(prefix)}
         return sorted(key for key in {*before, *touched} if self.get(key) is not None)
 

@@ -69,7 +69,7 @@ class World:
 
     async def open(self, **options: Any) -> World:
         self.store = MemoryStore(self.disk, "test")
-        environment = LocalEnvironment(self.folder)
+        environment = options.pop("environment", None) or LocalEnvironment(self.folder)
         self.engine = NearEngine(self.store, environment, self.rules, options.pop("kept", None), 1 << 22, **options)
         await self.engine.open()
         answer = await self.engine.genesis({"execution": self.table}, GENESIS)
