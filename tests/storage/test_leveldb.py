@@ -181,6 +181,21 @@ async def test_after_a_failed_write_nothing_more_is_written(tmp_path: Path) -> N
         await store.commit(rows(5))
 
 
+@pytest.mark.parametrize("row", [(b"key", "text"), (b"key", 5), ("text", b""), (5, b""), (None, b""), ("text", None)])
+async def test_what_is_not_bytes_is_refused_and_the_store_goes_on(tmp_path: Path, row: Any) -> None:
+    """Whether its table is there yet or not, and nothing of its batch is written."""
+    async with open_leveldb(LevelDBConfig(), NONE, LocalEnvironment(tmp_path)) as store:
+        for table in ("new", "a"):
+            batch = WriteBatch()
+            batch.put("a", b"beside", b"it")
+            batch.tables.setdefault(table, {}).update([row])
+            with pytest.raises(ValueError, match="not of bytes"):
+                await store.commit(batch, durable=False)
+        assert await store.tables() == []
+        await store.commit(rows(3))
+        assert len((await store.scan("a")).items) == 3
+
+
 async def test_closing_waits_for_calls_and_refuses_later_ones(tmp_path: Path) -> None:
     kept: list[LevelDBStore] = []
     environment = LocalEnvironment(tmp_path)

@@ -32,11 +32,13 @@ import trio
 
 from nodewright.errors import StoreCorrupt, StoreError, StoreFull
 from nodewright.interfaces.environment import Environment
-from nodewright.interfaces.storage import KeyValueReader, Page, WriteBatch
+from nodewright.interfaces.storage import MAX_KEY_BYTES, MAX_VALUE_BYTES, KeyValueReader, Page, WriteBatch
 from nodewright.storage.gate import Gate, successor
 from nodewright.storage.lease import Lease
-from nodewright.storage.limits import MAX_PAGE_BYTES, check_batch, check_keys, check_scan, check_table
+from nodewright.storage.limits import MAX_PAGE_BYTES, check_keys, check_scan, check_table
 from nodewright_leveldb.logs import RotationGuard, data_files, first_damage, log_files
+
+Tables = dict[str, dict[bytes, bytes | None]]
 
 CAPABILITIES = frozenset({"ordered", "snapshot"})
 
@@ -153,6 +155,7 @@ class LevelDBStore(LevelDBReader):
     ) -> None:
         super().__init__(database, read_names(database, path), path, Gate(), verify, read_slice)
         self._database = database
+        self._databases = {name: database.prefixed_db(prefix) for name, prefix in self._prefixes.items()}
         self._environment = environment
         self._lease = lease
         self._inline_bytes = inline_bytes
@@ -165,19 +168,33 @@ class LevelDBStore(LevelDBReader):
         self._snapshots: dict[Any, Gate] = {}
 
     async def commit(self, batch: WriteBatch, durable: bool = True) -> None:
-        size = check_batch(batch)
+        durable = durable or self._sync_every
         with self._gate:
+            rows = self._rows(batch.tables, durable)
             async with self._writing:
-                await self._write(batch.tables, size, durable)
+                await self._write(batch.tables, rows, durable)
 
-    async def _write(self, tables: dict[str, dict[bytes, bytes | None]], size: int, durable: bool) -> None:
+    def _rows(self, tables: Tables, durable: bool) -> Any:
+        """A batch of plyvel's, having checked everything; None, having checked it too, where a table has no prefix yet."""
+        batch = self._database.write_batch(sync=durable)
+        whole = True
+        for name, changes in tables.items():
+            database = self._databases.get(name)
+            if database is None:
+                check_table(name)
+                whole = whole and not changes
+                database = self._database
+            if changes:
+                batch.append(rows_of(database, name, changes))
+        return batch if whole else None
+
+    async def _write(self, tables: Tables, rows: Any, durable: bool) -> None:
         if self._failed:
             raise StoreError(f"{self._path}: an earlier write failed, nothing more is written; start the node again")
         self._lease.check()
-        durable = durable or self._sync_every
         with trio.CancelScope(shield=True):  # a commit that has begun is finished, so that its caller never has to guess
             try:
-                await self._put(tables, size, durable)
+                await self._put(tables, rows, durable)
             except StoreError:
                 self._failed = True
                 raise
@@ -186,13 +203,12 @@ class LevelDBStore(LevelDBReader):
                 raise store_error(error, self._path) from error
         self._unsynced = not durable
 
-    async def _put(self, tables: dict[str, dict[bytes, bytes | None]], size: int, durable: bool) -> None:
-        for name in [name for name in tables if name not in self._prefixes]:
-            await self._name(name)
-        rows = self._database.write_batch(sync=durable)
-        for name, changes in tables.items():
-            add(rows, self._prefixes[name], changes)
-        if durable or size > self._inline_bytes:
+    async def _put(self, tables: Tables, rows: Any, durable: bool) -> None:
+        if rows is None:
+            for name in [name for name, changes in tables.items() if changes and name not in self._prefixes]:
+                await self._name(name)
+            rows = self._rows(tables, durable)
+        if durable or rows.approximate_size() > self._inline_bytes:
             await self._environment.offload(self._write_apart, rows.write)
             return
         if self._logs.rotated(self._nothing):
@@ -217,6 +233,7 @@ class LevelDBStore(LevelDBReader):
 
         await self._environment.offload(self._write_apart, keep)
         self._prefixes[table] = prefix
+        self._databases[table] = self._database.prefixed_db(prefix)
 
     async def delete_range(self, table: str, start: bytes, end: bytes) -> int:
         """In pieces of 1,000 rows, each a commit of its own; other commits may come between them. The last is synced."""
@@ -233,8 +250,9 @@ class LevelDBStore(LevelDBReader):
                     gone = [key[2:] for key in islice(keys, _DELETE_SLICE)]
                 if gone:
                     async with self._writing:
-                        size = sum(map(len, gone))
-                        await self._write({table: dict.fromkeys(gone)}, size, durable=len(gone) < _DELETE_SLICE)
+                        changes: Tables = {table: dict.fromkeys(gone)}
+                        durable = len(gone) < _DELETE_SLICE or self._sync_every
+                        await self._write(changes, self._rows(changes, durable), durable)
                     deleted += len(gone)
                 if len(gone) < _DELETE_SLICE:
                     return deleted
@@ -288,17 +306,33 @@ class LevelDBStore(LevelDBReader):
                 await self._environment.offload(self._database.close)
 
 
-def add(batch: Any, prefix: bytes, changes: dict[bytes, bytes | None]) -> None:
-    """A table's rows into a batch of plyvel's."""
-    if None not in changes.values():
-        deque(map(batch.put, map(prefix.__add__, changes), changes.values()), 0)  # no Python code for each row
-        return
+def rows_of(database: Any, table: str, changes: dict[bytes, bytes | None]) -> Any:
+    """One table's rows, at least one, as a batch of plyvel's; ``database`` is one that puts the table's prefix before keys.
+
+    Raises ValueError where one is over a limit or no bytes. No Python code runs for each row but where rows are deleted: a
+    value that is no bytes is found by plyvel, one that is too large by the size of the whole."""
+    batch = database.write_batch()
     put, delete = batch.put, batch.delete
-    for key, value in changes.items():
-        if value is None:
-            delete(prefix + key)
-        else:
-            put(prefix + key, value)
+    try:
+        longest = max(map(len, changes))
+        if longest > MAX_KEY_BYTES:
+            raise ValueError(f"table {table!r}: a key of {longest} bytes is over the limit of {MAX_KEY_BYTES}")
+        try:
+            deque(map(put, changes, changes.values()), 0)
+        except TypeError:  # at the first delete, if that is what it is
+            batch.clear()
+            for key, value in changes.items():
+                if value is None:
+                    delete(key)
+                else:
+                    put(key, value)
+    except TypeError as error:
+        raise ValueError(f"table {table!r}: a row is not of bytes ({error})") from error
+    if batch.approximate_size() > MAX_VALUE_BYTES:
+        largest = max((len(value) for value in changes.values() if value is not None), default=0)
+        if largest > MAX_VALUE_BYTES:
+            raise ValueError(f"table {table!r}: a value of {largest} bytes is over the limit of {MAX_VALUE_BYTES}")
+    return batch
 
 
 def read_names(database: Any, path: Path) -> dict[str, bytes]:
