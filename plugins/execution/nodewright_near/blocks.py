@@ -191,6 +191,7 @@ def chunk_input(
         info=parent.congestion,
         congestion={load.shard: ShardCongestion(load.info, load.missed_chunks) for load in extra.loads},
         refused=frozenset(extra.refused),
+        locks={one.account: one.stake for one in extra.locks},
     )
 
 

@@ -16,6 +16,7 @@ from nodewright_near.transactions import SignedTransaction
 MAX_TRANSACTIONS: Final = 1 << 17
 MAX_PARTS: Final = 1024
 MAX_CHUNK_BYTES: Final = 16 * 1024 * 1024
+MAX_LOCKS: Final = 1 << 20
 
 
 @struct
@@ -80,16 +81,27 @@ class ShardLoad:
 
 @struct
 @frozen
+class Locked:
+    """What an account has to leave at stake, in yoctoNEAR."""
+
+    account: AccountId
+    stake: U128
+
+
+@struct
+@frozen
 class RunContext:
     """``BlockContext.extra``: agreed data that only NEAR's chunks depend on.
 
     ``timestamp`` in nanoseconds (0: the block's whole seconds count). ``refused`` numbers the transactions of the chunk (in
     its order) whose block hash is too old or of another chain: who orders blocks knows, the execution does not. ``loads``
-    are those of all shards; none where there is but one."""
+    are those of all shards; none where there is but one. ``locks``: what accounts of this shard must leave at stake, said
+    in its first run of an epoch; what they have locked beyond that is given back to them."""
 
     timestamp: U64 = 0
     refused: Annotated[tuple[int, ...], Vector(U32, MAX_TRANSACTIONS)] = ()
     loads: Annotated[tuple[ShardLoad, ...], Vector(ShardLoad, MAX_SHARDS)] = ()
+    locks: Annotated[tuple[Locked, ...], Vector(Locked, MAX_LOCKS)] = ()
 
 
 @struct

@@ -12,6 +12,8 @@ from typing import Final
 from attrs import frozen
 
 PROTOCOL_VERSION: Final = 84
+# All that this node can run.
+VERSIONS: Final = frozenset({PROTOCOL_VERSION})
 TERA: Final = 10**12
 PETA: Final = 10**15
 
@@ -113,6 +115,7 @@ class Parameters:
 
 def for_protocol(version: int, base: Parameters | None = None) -> Parameters:
     """The rules of a protocol version. ValueError for one that this node does not know."""
-    if version not in (0, PROTOCOL_VERSION):
-        raise ValueError(f"protocol version {version} is not known to this node: it knows {PROTOCOL_VERSION}")
+    if version and version not in VERSIONS:
+        known = ", ".join(map(str, sorted(VERSIONS)))
+        raise ValueError(f"protocol version {version} is not known to this node: it knows {known}")
     return base if base is not None else Parameters()

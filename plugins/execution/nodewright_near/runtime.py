@@ -1,8 +1,8 @@
 """One chunk on the state of its shard: pure, without store, clock or waiting.
 
-Order: receipts held back earlier, as far as limits allow; transactions; local receipts (an account's to itself), delayed
-ones, incoming ones, until the gas of the chunk is spent: what is left is delayed. A receipt for another account leaves the
-chunk, also one for an account of this very shard: it comes in with the next chunk.
+Order: stake given back where an epoch begins; receipts held back earlier, as far as limits allow; transactions; local
+receipts (an account's to itself), delayed ones, incoming ones, until the gas of the chunk is spent: the rest is delayed.
+A receipt for another account leaves the chunk, also one for an account of this very shard: it comes in with the next chunk.
 
 ``run`` is a generator: it yields what it needs to have loaded into ``state`` (``Need``), and steps that may take long, for
 whoever drives it to run where that holds nothing up (``Long``); it returns a ``ChunkResult``.
@@ -57,7 +57,8 @@ Run = Generator[Need | Long, Any, T]
 @frozen
 class ChunkInput:
     """``signed``: for each transaction whether its signature is good. ``refused``: numbers of transactions that the chain
-    itself refuses. ``timestamp`` in nanoseconds. ``info`` is what the shard's last chunk left behind."""
+    itself refuses. ``timestamp`` in nanoseconds. ``info`` is what the shard's last chunk left behind. ``locks``: what
+    accounts have to leave at stake, said when an epoch begins."""
 
     parameters: Parameters
     shard: int
@@ -73,6 +74,7 @@ class ChunkInput:
     info: CongestionInfo
     congestion: Mapping[int, ShardCongestion]
     refused: frozenset[int] = frozenset()
+    locks: Mapping[str, int] = field(factory=dict)
 
 
 @define
@@ -95,6 +97,7 @@ def run(given: ChunkInput, state: State, verifier: Verifier, machine: Machine) -
     chunk = _Chunk(given, state, verifier, machine)
     yield from chunk.need(chunk.first_keys())
     chunk.backlog = Backlog.load(given.parameters, state, given.info)
+    yield from chunk.unlock()
     yield from chunk.forward()
     chunk.transactions()
     for receipt in chunk.local:
@@ -159,6 +162,20 @@ class _Chunk:
                 return answer
             self.state.rollback()
             yield Need(answer.keys, answer.prefixes)
+
+    # --- an epoch begins ---
+
+    def unlock(self) -> Run[None]:
+        """What accounts have at stake beyond what they must is theirs again."""
+        state, locks = self.state, self.given.locks
+        yield from self.need(map(account_key, locks))
+        for name, least in locks.items():
+            account = state.account(name)
+            if account is not None and account.locked > least:
+                account.amount += account.locked - least
+                account.locked = least
+                state.set_account(name, account)
+        state.commit()
 
     # --- receipts on their way out ---
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from nodewright.interfaces.execution import HEAD
 from nodewright_near.accounts import FULL_ACCESS, AccessKey, FunctionCallPermission
 from nodewright_near.borsh import encode
+from nodewright_near.chunks import Locked
 from nodewright_near.merkle import climb
 from nodewright_near.outcomes import Failure, SuccessReceiptId, SuccessValue
 from nodewright_near.transactions import (
@@ -267,6 +268,19 @@ async def test_stake_locks_at_once_and_proposes(world: World) -> None:
     await w.settle(*bad)
     kinds = [next(iter(error(w.fate(tx)[1])["kind"])) for tx in bad]
     assert kinds == ["TriesToStake", "TriesToUnstake", "InsufficientStake", "DeleteAccountStaking", "ActorNoPermission"]
+
+
+async def test_stake_beyond_what_an_epoch_asks_for_is_given_back(world: World) -> None:
+    w = await world(PEOPLE).open()
+    before = await w.supply()
+    await w.block(w.sign("alice.near", "alice.near", Stake(50 * NEAR, public("validator"))))
+    locks = (Locked("alice.near", 20 * NEAR), Locked("bob.near", 5 * NEAR), Locked("nobody.near", 0))
+    outcomes = [(await w.block(witness=True, locks=locks))[0] for _ in range(2)]
+    alice = await w.account("alice.near")
+    assert alice.locked == 20 * NEAR and (await w.account("bob.near")).locked == 0
+    assert outcomes[0].witness is not None and await w.supply() == before
+    await w.block(locks=(Locked("alice.near", 0),))
+    assert (await w.account("alice.near")).locked == 0 and await w.supply() == before
 
 
 async def test_keys_are_added_used_within_their_bounds_and_deleted(world: World) -> None:
