@@ -46,5 +46,5 @@ def digests(prefix: bytes, items: list[bytes]) -> list[bytes]:
 
 
 def pairs(prefix: bytes, data: bytes) -> bytes:
-    """64·n bytes -> n digests of 32 bytes, side by side: nodes of a tree from their children, or leaves from key ‖ value."""
+    """64·n bytes -> n digests, side by side: nodes of a tree from their children, or leaves from key ‖ value."""
     return sha3_256_pairs(data, prefix)

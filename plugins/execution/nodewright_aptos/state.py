@@ -78,7 +78,7 @@ class BlockEnvironment:
 @define
 class Output:
     """Of one transaction. Where it is not KEPT it has no effect at all: ``code`` is the name of the VM status (DISCARDED)
-    or why it is to be ordered again (RETRY). ``detail`` is the VM status of a kept one in words."""
+    or why it is to be ordered again (RETRY). ``created`` are the keys written that had no value before."""
 
     kind: int
     gas_used: int = 0
@@ -86,6 +86,7 @@ class Output:
     writes: dict[bytes, bytes | None] = field(factory=dict)
     deltas: dict[bytes, int] = field(factory=dict)
     events: tuple[Event, ...] = ()
+    created: tuple[bytes, ...] = ()
     code: str = ""
     message: str = ""
     fee: int = 0
