@@ -2,9 +2,10 @@
 
 ``account`` (account_id) -> Account | None; ``access_key`` (account_id, public_key) -> AccessKey | None; ``access_keys``
 (account_id) -> {public key: AccessKey}; ``code`` (account_id) -> bytes | None; ``state`` (account_id, prefix, limit) ->
-{key: value}; ``call`` (account_id, method, args, height, timestamp, epoch) -> CallOutcome of a view call; ``outcome`` (id)
--> StoredOutcome | None; ``outcome_path`` (stored) -> (outcome root, Merkle path) | None; ``receipt`` (id) -> Receipt |
-None; ``extra`` (shard) -> ChunkExtra; ``shard`` (account_id) -> number; ``kept`` -> shards of this node; ``boundaries``.
+{key: value}; ``call`` (account_id, method, args, height, timestamp, epoch, steady) -> CallOutcome of a view call, which
+with ``steady`` reads a snapshot where the store has such, so that it cannot be ``Passed``; ``outcome`` (id) ->
+StoredOutcome | None; ``outcome_path`` (stored) -> (outcome root, Merkle path) | None; ``receipt`` (id) -> Receipt | None;
+``extra`` (shard) -> ChunkExtra; ``shard`` (account_id) -> number; ``kept`` -> shards of this node; ``boundaries``.
 Outcomes and receipts are told as soon as their chunk has run, with the view ``final`` only those of committed ones.
 """
 
@@ -30,13 +31,17 @@ from nodewright_near.contracts.calls import Call, CallOutcome
 from nodewright_near.genesis import shard_of
 from nodewright_near.primitives import NO_HASH, NO_KEY
 from nodewright_near.receipts import Receipt
-from nodewright_near.shardstore import ShardStore, Version, View
+from nodewright_near.shardstore import ShardStore, Stale, Version, View
 from nodewright_near.state import decode_access_key
 
 if TYPE_CHECKING:
     from nodewright_near.engine import NearEngine
 
 MAX_LISTED: Final = 100_000
+
+
+class Passed(Pruned):
+    """Committed blocks went past the state while it was being read: read a later one."""
 
 
 class Queries:
@@ -62,7 +67,10 @@ class Queries:
         found = self._kinds.get(kind)
         if found is None:
             raise UnknownQuery(f"near answers {', '.join(self._kinds)}, not {kind!r}")
-        return await found(which, **arguments)
+        try:
+            return await found(which, **arguments)
+        except Stale:
+            raise Passed("the state that was being read is not held any more: a later block was committed") from None
 
     # --- which state ---
 
@@ -121,10 +129,27 @@ class Queries:
         return {key[len(whole) :]: row for key, row in rows.items()}
 
     async def _call(
-        self, which: Which, account_id: str, method: str, args: bytes, height: int, timestamp: int, epoch: int = 0
+        self,
+        which: Which,
+        account_id: str,
+        method: str,
+        args: bytes,
+        height: int,
+        timestamp: int,
+        epoch: int = 0,
+        steady: bool = False,
     ) -> CallOutcome | None:
         """None where there is no such account. Raises ``beside.ViewsBusy`` and ``beside.ViewTooLong``."""
-        view = self._view(which, account_id)
+        store, view = self._engine.store, self._view(which, account_id)
+        if not steady or "snapshot" not in getattr(store, "capabilities", ()):
+            return await self._called(view, account_id, method, args, height, timestamp, epoch)
+        async with store.snapshot() as snapshot:
+            still = await View.still(view.shard, view.version, snapshot)
+            return await self._called(still, account_id, method, args, height, timestamp, epoch)
+
+    async def _called(
+        self, view: View, account_id: str, method: str, args: bytes, height: int, timestamp: int, epoch: int
+    ) -> CallOutcome | None:
         (row,) = await view.values([account_key(account_id)])
         if row is None:
             return None

@@ -22,7 +22,7 @@ from attrs import define, field, frozen
 
 from nodewright.errors import StoreCorrupt
 from nodewright.interfaces.common import BlockRef
-from nodewright.interfaces.storage import KeyValueStore, WriteBatch
+from nodewright.interfaces.storage import KeyValueReader, KeyValueStore, WriteBatch
 from nodewright_near.borsh import U64, decode, encode, struct
 from nodewright_near.chunks import ChunkExtra
 from nodewright_near.primitives import Hash
@@ -217,28 +217,31 @@ class ShardStore:
                 self.values.update({key: found[key] for key in wanted})
         return [found[key] for key in keys]
 
-    async def read_nodes(self, wanted: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    async def read_nodes(
+        self, wanted: Sequence[tuple[bytes, bytes]], still: KeyValueReader | None = None
+    ) -> dict[bytes, bytes]:
         generation = self._generation
-        rows = await self.store.get_many(NODES, [node_key(self.shard, path) for path, _ in wanted])
+        rows = await (still or self.store).get_many(NODES, [node_key(self.shard, path) for path, _ in wanted])
         found = {}
         for (path, digest), raw in zip(wanted, rows, strict=True):
             if raw is None or sha256(raw).digest() != digest:
-                if generation != self._generation:
+                if still is None and generation != self._generation:
                     raise Stale
                 raise StoreCorrupt(
                     f"the state of shard {self.shard} lacks a node of its trie at {path[:32].hex()}: "
                     "restore this store from a copy, or sync it anew"
                 )
             found[path] = raw
-        if generation == self._generation:
+        if still is None and generation == self._generation:
             self.nodes.update(found)
         return found
 
 
 class View:
-    """The state after one block. It is a ``Source`` of trie nodes and a loader for runs."""
+    """The state after one block. It is a ``Source`` of trie nodes and a loader for runs. With ``still``, a snapshot of the
+    store, it reads past caches and is never passed by anything."""
 
-    def __init__(self, shard: ShardStore, version: Version) -> None:
+    def __init__(self, shard: ShardStore, version: Version, still: KeyValueReader | None = None) -> None:
         self.shard = shard
         self.version = version
         self.root = version.extra.state_root
@@ -248,8 +251,23 @@ class View:
             version = shard.versions[version.parent.id]
         self._base = version.ref
         self._fetched: dict[bytes, bytes] = {}
+        self._still = still
+
+    @classmethod
+    async def still(cls, shard: ShardStore, version: Version, snapshot: KeyValueReader) -> View:
+        """Raises Stale where the snapshot shows a state that does not lead up to the version."""
+        view = cls(shard, version, snapshot)
+        (raw,) = await snapshot.get_many(META, [shard.shard.to_bytes(2, "big")])
+        if raw is None:
+            raise Stale
+        marker: Applied = decode(Applied, raw)
+        if marker.block not in {view._base.id, *(version.ref.id for version in view._chain)}:
+            raise Stale
+        return view
 
     def _check(self) -> None:
+        if self._still is not None:
+            return
         applied = self.shard.applied
         if applied != self._base and all(version.ref != applied for version in self._chain):
             raise Stale
@@ -261,14 +279,14 @@ class View:
                 return raw
         raw = self._fetched.get(path)
         if raw is None:
-            raw = self.shard.nodes.rows.get(path)
+            raw = None if self._still is not None else self.shard.nodes.rows.get(path)
             if raw is None:
                 raise Missing([(path, digest)])
             self._fetched[path] = raw
         return raw
 
     async def fetch(self, wanted: Sequence[tuple[bytes, bytes]]) -> None:
-        self._fetched.update(await self.shard.read_nodes(wanted))
+        self._fetched.update(await self.shard.read_nodes(wanted, self._still))
         self._check()
 
     async def walk(self, keys: Sequence[bytes]) -> None:
@@ -289,9 +307,15 @@ class View:
             else:
                 below.append(key)
         if below:
-            found.update(zip(below, await self.shard.read_values(below), strict=True))
+            found.update(zip(below, await self._below(below), strict=True))
             self._check()
         return [found[key] for key in keys]
+
+    async def _below(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        if self._still is None:
+            return await self.shard.read_values(keys)
+        rows = await self._still.get_many(ROWS, [row_key(self.shard.shard, key) for key in keys])
+        return [None if row is None else value_of_row(key, row) for key, row in zip(keys, rows, strict=True)]
 
     async def keys_under(self, prefix: bytes) -> list[bytes]:
         while True:

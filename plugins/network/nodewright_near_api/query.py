@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from itertools import count
 from typing import Any, Final
 
 from nodewright.interfaces.execution import HEAD, View
 from nodewright_near.accounts import Account
+from nodewright_near.contracts.beside import ViewsBusy, ViewTooLong
 from nodewright_near.contracts.calls import CallOutcome
 from nodewright_near.errors import ErrorValue
 from nodewright_near.primitives import NO_HASH, base58, key_text
 from nodewright_near_api import params as take
-from nodewright_near_api.errors import RpcError, handler_error, parse_error
+from nodewright_near_api.errors import RpcError, busy, handler_error, parse_error, timeout_error
 from nodewright_near_api.params import OPTIMISTIC, Params
 from nodewright_near_api.reads import ChainReads, Found, NotYet
 from nodewright_near_api.views import access_key_view, account_view, encoded
@@ -128,7 +130,8 @@ class QueryMethods:
             case "call_function":
                 method = take.text(found, "method_name")
                 args = take.base64_bytes(found.get("args_base64", ""), "args_base64", MAX_ARGUMENTS)
-                return lambda view, at: self._call(view, at, account, method, args)
+                tries = count()
+                return lambda view, at: self._call(view, at, account, method, args, next(tries) > 0)
         raise parse_error(f"Failed parsing args: unknown variant `{kind[:40]}` of request_type")
 
     async def _account_of(self, view: View, at: Found, account: str) -> Account:
@@ -183,17 +186,24 @@ class QueryMethods:
         values = [{"key": encoded(key), "value": encoded(value)} for key, value in rows.items()]
         return {"values": values, **at.place()}
 
-    async def _call(self, view: View, at: Found, account: str, method: str, args: bytes) -> Answer:
-        outcome: CallOutcome | None = await self._execution.query(
-            view,
-            "call",
-            account_id=account,
-            method=method,
-            args=args,
-            height=at.info.height,
-            timestamp=at.block.header.inner_lite.timestamp,
-            epoch=at.info.epoch,
-        )
+    async def _call(self, view: View, at: Found, account: str, method: str, args: bytes, steady: bool) -> Answer:
+        """``steady``: the state went away under the call before."""
+        try:
+            outcome: CallOutcome | None = await self._execution.query(
+                view,
+                "call",
+                account_id=account,
+                method=method,
+                args=args,
+                height=at.info.height,
+                timestamp=at.block.header.inner_lite.timestamp,
+                epoch=at.info.epoch,
+                steady=steady,
+            )
+        except ViewsBusy as error:
+            raise busy(str(error), 1) from error
+        except ViewTooLong as error:
+            raise timeout_error(str(error)) from error
         if outcome is None:
             raise unknown_account(account, at)
         if outcome.error is not None:

@@ -15,6 +15,7 @@ from nodewright.interfaces.service import NodeHandle
 from nodewright_near.config import parameters
 from nodewright_near.parameters import Parameters
 from nodewright_near.primitives import base58
+from nodewright_near.queries import Passed
 from nodewright_near_api.errors import RpcError, handler_error, unknown_block
 from nodewright_near_api.params import BlockReference
 from nodewright_near_api.pulse import Pulse
@@ -25,6 +26,8 @@ T = TypeVar("T")
 EXECUTION_SECONDS: Final = 2.0
 # What the head shows is final a few blocks later.
 FINALITY_SECONDS: Final = 5.0
+# How often a read is begun again because later blocks were committed under it.
+MAX_PASSED: Final = 5
 
 
 class NotYet(Exception):
@@ -111,7 +114,7 @@ class ChainReads:
         if shard not in await self.node.execution.query(HEAD, "kept"):
             info = {"requested_shard_id": shard}
             raise handler_error("UNAVAILABLE_SHARD", f"The node does not track the shard ID {shard}", info)
-        start = trio.current_time()
+        start, passed = trio.current_time(), 0
         while True:
             found = await self.find(reference)
             if found is None:
@@ -119,6 +122,11 @@ class ChainReads:
             ran = found.info.ran[shard].ref
             try:
                 return await read(View("block", ran), found)
+            except Passed:
+                passed += 1
+                if passed > MAX_PASSED:
+                    raise collected(found) from None
+                continue
             except Pruned:
                 applied = await self.node.execution.applied(shard)
                 gone = applied is not None and ran.height < applied.height and reference.finality is None

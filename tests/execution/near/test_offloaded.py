@@ -18,6 +18,7 @@ from nodewright.testing.simulation import SimulatedEnvironment
 from nodewright_near.contracts.beside import ViewsBusy
 from nodewright_near.contracts.calls import Call, CallOutcome
 from nodewright_near.outcomes import SuccessValue
+from nodewright_near.queries import Passed
 from nodewright_near.state import State
 from nodewright_near.transactions import DeployContract, FunctionCall
 
@@ -31,6 +32,7 @@ BUSY = r"""
 (module
   (import "env" "storage_write" (func $write (param i64 i64 i64 i64 i64) (result i64)))
   (import "env" "storage_read" (func $read (param i64 i64 i64) (result i64)))
+  (import "env" "storage_remove" (func $remove (param i64 i64 i64) (result i64)))
   (import "env" "read_register" (func $register (param i64 i64)))
   (import "env" "value_return" (func $return (param i64 i64)))
   (import "env" "block_index" (func $height (result i64)))
@@ -45,6 +47,9 @@ BUSY = r"""
       (i64.store (i32.const 8) (local.get $i))
       (drop (call $write (i64.const 8) (i64.const 0) (i64.const 8) (i64.const 8) (i64.const 1)))
       (br_if $more (i64.lt_u (local.get $i) (i64.const 200)))))
+  (func (export "cut")
+    (i64.store (i32.const 0) (i64.const 7))
+    (drop (call $remove (i64.const 8) (i64.const 0) (i64.const 1))))
   (func (export "follow")
     (i64.store (i32.const 0) (i64.const 0))
     (block $end
@@ -167,7 +172,7 @@ async def test_what_a_call_reads_is_loaded_under_it_and_comes_to_the_same_inline
     await w.accept(request.block, {0: outcome})
     await w.settle()
     assert w.fate(signed)[1].status == SuccessValue(LAST)
-    assert w.fate(signed)[1].gas_burnt == 14_564_450_583_119
+    assert w.fate(signed)[1].gas_burnt == 14_564_511_583_639
 
 
 async def test_too_many_views_at_once_are_told_to_come_again(world: World) -> None:
@@ -188,6 +193,47 @@ async def test_too_many_views_at_once_are_told_to_come_again(world: World) -> No
     assert len(told) == 101 and 0 < len(refused) < 100
     assert all(one["ExecutionError"] for one in told if not isinstance(one, ViewsBusy))
     assert (await view(w, "one")).error == {"ExecutionError": "Smart contract panicked: one"}
+
+
+async def test_a_view_reads_the_state_it_began_with_while_blocks_are_committed(world: World, tmp_path: Path) -> None:
+    w = await deployed(world)
+    await w.settle(w.sign("alice.near", "bob.near", call("fill")))
+    begun, done = trio.Event(), trio.Event()
+    reenter = w.engine.environment.reenter
+
+    async def changed() -> None:
+        await begun.wait()
+        await w.block(w.sign("alice.near", "bob.near", call("cut")))
+        await w.block()
+        done.set()
+
+    def slowly(function: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+        """The first thing that the view lacks is given to it when another block has been committed."""
+
+        async def later() -> Any:
+            if not begun.is_set():
+                begun.set()
+                await done.wait()
+            return await function(*arguments)
+
+        return reenter(later)
+
+    answers: list[Any] = []
+    for steady in (False, True):
+        begun, done = trio.Event(), trio.Event()
+        await w.settle(w.sign("alice.near", "bob.near", call("fill")))
+        w.engine.shards[0].values.rows.clear()
+        w.engine.environment.reenter = slowly
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(changed)
+            named = {"account_id": "bob.near", "method": "follow", "args": b"", "height": 1, "timestamp": 1}
+            try:
+                answers.append((await w.engine.query(HEAD, "call", **named, steady=steady)).value)
+            except Passed:
+                answers.append(Passed)
+        w.engine.environment.reenter = reenter
+        assert (await view(w, "follow")).value == (7).to_bytes(8, "little")
+    assert answers == [Passed, LAST]
 
 
 class Hasty(LocalEnvironment):

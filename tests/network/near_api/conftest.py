@@ -125,5 +125,6 @@ def helpers() -> Any:
         public = staticmethod(public)
         text = staticmethod(text)
         hash = staticmethod(base58)
+        started = staticmethod(started)
 
     return Helpers
