@@ -1,0 +1,1 @@
+"""Jolteon with a Quorum Store: certified batches, ordered by a two-chain, executed behind the ordering."""
