@@ -69,12 +69,14 @@ class Setting:
 
 @define
 class Done:
-    """Of one receipt: its outcome (None where it waits), the receipts it sends with their ids, what left the supply."""
+    """Of one receipt: its outcome (None where it waits), the receipts it sends with their ids, what left the supply, and
+    ``work`` as in ``CallOutcome``."""
 
     outcome: Outcome | None = None
     receipts: tuple[Receipt, ...] = ()
     proposals: tuple[ValidatorStakeV1, ...] = ()
     burnt: int = 0
+    work: int = 0
 
 
 def process(setting: Setting, state: State, receipt: Receipt) -> Done:
@@ -172,7 +174,7 @@ def _apply(setting: Setting, state: State, receipt: Receipt) -> Done:
         tuple(result.logs),
         None if failure is None else failure.value(),
     )
-    return Done(outcome, sent, tuple(result.proposals), burnt + tokens - reward)
+    return Done(outcome, sent, tuple(result.proposals), burnt + tokens - reward, result.work)
 
 
 def _settle_account(actor: Actor) -> None:
@@ -283,6 +285,7 @@ def _call(
     result.gas_burnt += outcome.gas_burnt
     result.gas_used += outcome.gas_used
     result.contract_gas += outcome.gas_burnt
+    result.work += outcome.work
     result.logs += outcome.logs
     if outcome.error is not None:
         raise ActionFailure({"FunctionCallError": outcome.error})

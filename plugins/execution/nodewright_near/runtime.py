@@ -132,6 +132,7 @@ class _Chunk:
         self.shards = range(len(given.boundaries) + 1)
         self.limits = limits_to(given.parameters, given.congestion, given.shard, self.shards)
         self.result = ChunkResult()
+        self.work = 0  # of the host for contracts, beside gas
         self.local: list[Receipt] = []
         self.backlog: Backlog
 
@@ -277,7 +278,7 @@ class _Chunk:
 
     def take(self, receipt: Receipt) -> Run[None]:
         """Run it, or delay it where the chunk's gas is spent."""
-        if self.result.gas_used >= self.parameters.gas_limit:
+        if self.result.gas_used + self.work >= self.parameters.gas_limit:
             self.backlog.delay(receipt)
             self.state.commit()
         else:
@@ -288,6 +289,7 @@ class _Chunk:
         self.state.commit()
         result = self.result
         result.balance_burnt += done.burnt
+        self.work += done.work
         result.proposals += done.proposals
         if done.outcome is not None:
             result.outcomes.append(done.outcome)
@@ -298,7 +300,7 @@ class _Chunk:
     def delayed(self) -> Run[None]:
         backlog = self.backlog
         end = backlog.delayed.next
-        while backlog.delayed.first < end and self.result.gas_used < self.parameters.gas_limit:
+        while backlog.delayed.first < end and self.result.gas_used + self.work < self.parameters.gas_limit:
             first = backlog.delayed.first
             yield from self.need(map(delayed_key, range(first, min(end, first + PREFETCHED_DELAYED))))
             receipt = backlog.peek()

@@ -71,8 +71,8 @@ def call(method: str, gas: int = 300 * TERA) -> FunctionCall:
     return FunctionCall(method, b"", gas, 0)
 
 
-async def deployed(world: World, boundaries: Any = (), **options: Any) -> Any:
-    w = await world(PEOPLE, boundaries).open(**options)
+async def deployed(world: World, environment: Any = None, **table: Any) -> Any:
+    w = await world(PEOPLE, (), **table).open(environment=environment)
     await w.settle(w.sign("bob.near", "bob.near", DeployContract(bytes(wasmtime.wat2wasm(BUSY)))))
     return w
 
@@ -234,6 +234,19 @@ async def test_a_view_reads_the_state_it_began_with_while_blocks_are_committed(w
         w.engine.environment.reenter = reenter
         assert (await view(w, "follow")).value == (7).to_bytes(8, "little")
     assert answers == [Passed, LAST]
+
+
+async def test_a_chunk_takes_no_more_calls_once_the_host_has_worked_for_its_time(world: World) -> None:
+    """By gas three of these would go into a chunk; they make the host work fifteen times as long as that."""
+    w = await deployed(world, gas_limit=9 * TERA)
+    before = await w.supply()
+    sent = [w.sign("alice.near", "bob.near", call("ask", 3 * TERA)) for _ in range(4)]
+    await w.block(*sent)
+    for count in range(1, 5):
+        await w.block(witness=True)
+        assert sum(w.outcomes[tx.id].receipt_ids[0] in w.outcomes for tx in sent) == count
+    await w.settle()
+    assert await w.supply() == before
 
 
 class Hasty(LocalEnvironment):

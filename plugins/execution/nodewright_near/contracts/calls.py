@@ -47,7 +47,9 @@ class Call:
 
 @define
 class CallOutcome:
-    """``value`` as in ``actions.Result``; ``receipts`` have no id yet. On an error nothing but gas and logs counts."""
+    """``value`` as in ``actions.Result``; ``receipts`` have no id yet. On an error nothing but gas and logs counts.
+    ``work`` is what the call took of the node beside its gas, in the same unit: it counts for how much a chunk runs, and
+    nobody pays for it."""
 
     gas_burnt: int
     gas_used: int
@@ -57,6 +59,7 @@ class CallOutcome:
     receipts: list[Receipt] = field(factory=list)
     logs: list[str] = field(factory=list)
     error: ErrorValue | None = None
+    work: int = 0
 
 
 class Machine(Protocol):

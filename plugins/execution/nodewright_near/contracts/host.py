@@ -15,7 +15,7 @@ from nodewright.interfaces.verifier import Verifier
 from nodewright.kernels import ripemd160
 from nodewright_near.accounts import data_key
 from nodewright_near.contracts.calls import Call
-from nodewright_near.contracts.keccak import keccak256, keccak512
+from nodewright_near.contracts.keccak import Keccak
 from nodewright_near.contracts.meter import COSTS, HostFailure, Meter
 from nodewright_near.state import State
 
@@ -47,6 +47,7 @@ class Host:
         self.returned: bytes | int | None = None
         self._log_bytes = 0
         self._registers: dict[int, bytes] = {}
+        self._keccak: Keccak | None = None
 
     # --- memory and registers ---
 
@@ -213,13 +214,18 @@ class Host:
         self.meter.burn(COSTS.keccak256_base)
         data = self.given(count, at)
         self.meter.burn(COSTS.keccak256_byte * len(data))
-        self.set_register(register, keccak256(data))
+        self.set_register(register, self._sponge().digest(data, 32))
 
     def keccak512(self, count: int, at: int, register: int) -> None:
         self.meter.burn(COSTS.keccak512_base)
         data = self.given(count, at)
         self.meter.burn(COSTS.keccak512_byte * len(data))
-        self.set_register(register, keccak512(data))
+        self.set_register(register, self._sponge().digest(data, 64))
+
+    def _sponge(self) -> Keccak:
+        if self._keccak is None:
+            self._keccak = Keccak()
+        return self._keccak
 
     def ripemd160(self, count: int, at: int, register: int) -> None:
         self.meter.burn(COSTS.ripemd160_base)

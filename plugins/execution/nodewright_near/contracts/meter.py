@@ -65,6 +65,8 @@ class HostCosts:
 
 
 COSTS: Final = HostCosts()
+# What calling the host takes of this node beside its gas, as time of which a chunk's gas limit stands for one second.
+HOST_CALL_WORK: Final = 4 * 10**9
 
 
 class HostFailure(Exception):
@@ -80,6 +82,7 @@ class Meter:
         self._most = limit
         self.burnt = 0
         self.promised = 0
+        self.host_calls = 0
 
     @property
     def used(self) -> int:
