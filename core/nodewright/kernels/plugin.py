@@ -21,6 +21,9 @@ class NativeVerifierConfig:
         help="auto compiles the batch kernels in the background while plain code serves; off stays plain",
         choices=("auto", "off"),
     )
+    ed25519_batches: bool = setting(
+        True, help="Ed25519 signatures are checked four side by side, 128 a batch; what that refuses, again by itself"
+    )
 
 
 @asynccontextmanager
@@ -33,7 +36,7 @@ async def open_native(
     async with trio.open_nursery() as nursery:
         if config.kernels == "auto":
             nursery.start_soon(warm_up_kernels, environment)
-        yield NativeVerifier()
+        yield NativeVerifier(config.ed25519_batches)
         nursery.cancel_scope.cancel()
 
 

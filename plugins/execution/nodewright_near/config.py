@@ -21,6 +21,11 @@ class NearConfig:
         2, help="contract calls for queries that run at once, each on a thread; 32 more wait", minimum=1, maximum=64
     )
     view_seconds: float = setting(5.0, help="how long one of them may go on asking its host", minimum=0.1, maximum=600)
+    kernels: str = setting(
+        "auto",
+        help="auto compiles the batch kernels in the background while plain code serves; off stays plain",
+        choices=("auto", "off"),
+    )
     save_tx_outcomes: bool = setting(
         True, help="keep outcomes of transactions and receipts: an RPC node needs them, a block producer does not"
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import trio
+
 from nodewright.errors import MissingDriver
 from nodewright.interfaces.environment import Environment
 from nodewright.interfaces.execution import Execution
@@ -15,11 +17,14 @@ from nodewright_near.config import NearConfig, check
 
 @asynccontextmanager
 async def open_near(config: NearConfig, dependencies: Dependencies, environment: Environment) -> AsyncIterator[Execution]:
-    """Reads boundaries and rules from the genesis table ``execution``. wasmtime is imported here."""
+    """Reads boundaries and rules from the genesis table ``execution``. wasmtime is imported here. Serves at once on plain
+    code; batch kernels are compiled behind it."""
     try:
         from nodewright_near.contracts.machine import WasmtimeMachine
     except ImportError as error:
         raise MissingDriver("wasmtime", "near") from error
+    from nodewright.kernels.plugin import warm_up_kernels
+    from nodewright.kernels.signatures import LANES
     from nodewright_near.blocks import Rules
     from nodewright_near.config import parameters
     from nodewright_near.engine import NearEngine
@@ -40,7 +45,11 @@ async def open_near(config: NearConfig, dependencies: Dependencies, environment:
         config.view_seconds,
     )
     await engine.open()
-    yield engine
+    async with trio.open_nursery() as nursery:
+        if config.kernels == "auto":
+            nursery.start_soon(warm_up_kernels, environment, LANES)
+        yield engine
+        nursery.cancel_scope.cancel()
 
 
 @hookimpl
