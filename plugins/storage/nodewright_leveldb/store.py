@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import islice
@@ -155,7 +154,6 @@ class LevelDBStore(LevelDBReader):
     ) -> None:
         super().__init__(database, read_names(database, path), path, Gate(), verify, read_slice)
         self._database = database
-        self._databases = {name: database.prefixed_db(prefix) for name, prefix in self._prefixes.items()}
         self._environment = environment
         self._lease = lease
         self._inline_bytes = inline_bytes
@@ -179,41 +177,42 @@ class LevelDBStore(LevelDBReader):
         batch = self._database.write_batch(sync=durable)
         whole = True
         for name, changes in tables.items():
-            database = self._databases.get(name)
-            if database is None:
+            prefix = self._prefixes.get(name)
+            if prefix is None:
                 check_table(name)
                 whole = whole and not changes
-                database = self._database
             if changes:
-                batch.append(rows_of(database, name, changes))
+                add(batch, name, prefix or NAMES, changes)
         return batch if whole else None
 
     async def _write(self, tables: Tables, rows: Any, durable: bool) -> None:
         if self._failed:
             raise StoreError(f"{self._path}: an earlier write failed, nothing more is written; start the node again")
         self._lease.check()
-        with trio.CancelScope(shield=True):  # a commit that has begun is finished, so that its caller never has to guess
-            try:
-                await self._put(tables, rows, durable)
-            except StoreError:
-                self._failed = True
-                raise
-            except Exception as error:
-                self._failed = True
-                raise store_error(error, self._path) from error
+        try:
+            if rows is not None and self._is_quick(rows, durable):
+                rows.write()
+            else:
+                with trio.CancelScope(shield=True):  # what has begun is finished, so that the caller never has to guess
+                    await self._put(tables, rows, durable)
+        except StoreError:
+            self._failed = True
+            raise
+        except Exception as error:
+            self._failed = True
+            raise store_error(error, self._path) from error
         self._unsynced = not durable
+
+    def _is_quick(self, rows: Any, durable: bool) -> bool:
+        """Whether nothing of this commit has to wait for the disk. Asks for a new log, if one is due."""
+        return not durable and rows.approximate_size() <= self._inline_bytes and not self._logs.rotated(self._nothing)
 
     async def _put(self, tables: Tables, rows: Any, durable: bool) -> None:
         if rows is None:
             for name in [name for name, changes in tables.items() if changes and name not in self._prefixes]:
                 await self._name(name)
             rows = self._rows(tables, durable)
-        if durable or rows.approximate_size() > self._inline_bytes:
-            await self._environment.offload(self._write_apart, rows.write)
-            return
-        if self._logs.rotated(self._nothing):
-            await self._environment.offload(self._logs.settle)
-        rows.write()
+        await self._environment.offload(self._write_apart, rows.write)
 
     def _write_apart(self, write: Callable[[], None]) -> None:
         """In a thread: what waits for the disk."""
@@ -233,7 +232,6 @@ class LevelDBStore(LevelDBReader):
 
         await self._environment.offload(self._write_apart, keep)
         self._prefixes[table] = prefix
-        self._databases[table] = self._database.prefixed_db(prefix)
 
     async def delete_range(self, table: str, start: bytes, end: bytes) -> int:
         """In pieces of 1,000 rows, each a commit of its own; other commits may come between them. The last is synced."""
@@ -306,33 +304,27 @@ class LevelDBStore(LevelDBReader):
                 await self._environment.offload(self._database.close)
 
 
-def rows_of(database: Any, table: str, changes: dict[bytes, bytes | None]) -> Any:
-    """One table's rows, at least one, as a batch of plyvel's; ``database`` is one that puts the table's prefix before keys.
+def add(batch: Any, table: str, prefix: bytes, changes: dict[bytes, bytes | None]) -> None:
+    """A table's rows, at least one, into a batch of plyvel's; its checks are some of those of the contract.
 
-    Raises ValueError where one is over a limit or no bytes. No Python code runs for each row but where rows are deleted: a
-    value that is no bytes is found by plyvel, one that is too large by the size of the whole."""
-    batch = database.write_batch()
+    Raises ValueError where a row is over a limit or no bytes. This is what a commit costs beside LevelDB's own work: a key
+    is measured at the speed of C, a value only where the whole batch is larger than one value may be."""
     put, delete = batch.put, batch.delete
     try:
         longest = max(map(len, changes))
         if longest > MAX_KEY_BYTES:
             raise ValueError(f"table {table!r}: a key of {longest} bytes is over the limit of {MAX_KEY_BYTES}")
-        try:
-            deque(map(put, changes, changes.values()), 0)
-        except TypeError:  # at the first delete, if that is what it is
-            batch.clear()
-            for key, value in changes.items():
-                if value is None:
-                    delete(key)
-                else:
-                    put(key, value)
+        for key, value in changes.items():
+            if value is None:
+                delete(prefix + key)
+            else:
+                put(prefix + key, value)
     except TypeError as error:
         raise ValueError(f"table {table!r}: a row is not of bytes ({error})") from error
     if batch.approximate_size() > MAX_VALUE_BYTES:
         largest = max((len(value) for value in changes.values() if value is not None), default=0)
         if largest > MAX_VALUE_BYTES:
             raise ValueError(f"table {table!r}: a value of {largest} bytes is over the limit of {MAX_VALUE_BYTES}")
-    return batch
 
 
 def read_names(database: Any, path: Path) -> dict[str, bytes]:
