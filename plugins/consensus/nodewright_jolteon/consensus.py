@@ -28,6 +28,7 @@ from nodewright_jolteon import keys, local, recovery
 from nodewright_jolteon.chain import Chain
 from nodewright_jolteon.config import JolteonConfig
 from nodewright_jolteon.identities import Identities
+from nodewright_jolteon.network import Network
 from nodewright_jolteon.orderer import Orderer
 from nodewright_jolteon.quorum import QuorumStore
 from nodewright_jolteon.reads import Reads
@@ -40,7 +41,15 @@ class Jolteon:
     format = "jolteon-1"
     invalid_transaction = "discard"
 
-    def __init__(self, chain: Chain, orderer: Orderer, quorum: QuorumStore, signer: keys.Signer | None) -> None:
+    def __init__(
+        self,
+        chain: Chain,
+        orderer: Orderer,
+        quorum: QuorumStore,
+        signer: keys.Signer | None,
+        network: Network | None,
+    ) -> None:
+        self.network = network
         self.chain = chain
         self.orderer = orderer
         self.quorum = quorum
@@ -91,7 +100,10 @@ class Jolteon:
         )
         parts = Chain(rules, store, execution, pool, events, environment, quorum, signer)
         orderer = Orderer(config, parts, quorum, events, environment, signer)
-        return cls(parts, orderer, quorum, signer)
+        network = None
+        if transport is not None:
+            network = Network(config, parts, orderer, transport, signatures, identities, signer)
+        return cls(parts, orderer, quorum, signer, network)
 
     # --- life ---
 
@@ -113,15 +125,19 @@ class Jolteon:
             nursery.start_soon(self.chain.run)
             nursery.start_soon(self.quorum.run)
             nursery.start_soon(self.orderer.run)
+            if self.network is not None:
+                nursery.start_soon(self.network.run)
             self._running = True
             task_status.started()
 
     def status(self) -> Mapping[str, Any]:
         rules, head = self.orderer.rules, self.chain.head()
+        sync = self.network.sync if self.network is not None else None
+        state = "idle" if not self._running else "syncing" if sync is not None and sync.behind else "running"
         return {
-            "state": "running" if self._running else "idle",
+            "state": state,
             "head": {"height": head.height, "hash": head.id.hex()},
-            "peers_ahead": 0,
+            "peers_ahead": sync.peers_ahead if sync is not None else 0,
             "epoch": rules.epoch.number,
             "round": rules.round,
             "ordered": rules.root.height,

@@ -24,7 +24,7 @@ from nodewright_jolteon.codec import (
     u64,
     vector,
 )
-from nodewright_jolteon.validators import MAX_VALIDATORS, ValidatorSet
+from nodewright_jolteon.validators import MAX_VALIDATORS, Epoch, ValidatorSet
 
 MAX_PROOFS: Final = 512
 MAX_BLOCK_BYTES: Final = 4 * 1024 * 1024 - 1024
@@ -240,11 +240,13 @@ class Block:
         here = BlockRef(certificate.block.height + 1, block_id(body))
         return cls(here, epoch, round, author, time, certificate, timeout, proofs, signature, raw)
 
-    def check_shape(self, validators: ValidatorSet) -> None:
+    def check_shape(self, epoch: Epoch) -> None:
         """What holds of every block whoever looks at it. Raises Malformed."""
         certificate, timeout = self.certificate, self.timeout
-        if self.author >= len(validators) or certificate.epoch != self.epoch:
+        if self.author >= len(epoch.validators) or certificate.epoch != self.epoch:
             raise Malformed("its author or its certificate is not of its epoch")
+        if certificate.round == 0 and (certificate.block != epoch.start or certificate.signatures):
+            raise Malformed("its epoch does not start there")
         if timeout is not None and (timeout.epoch != self.epoch or self.round != timeout.round + 1):
             raise Malformed("its timeout certificate is not of the round before")
         if timeout is None and self.round != certificate.round + 1:

@@ -267,7 +267,7 @@ class Rules:
         if certificate.round > self.safety.certificate.round:
             self.safety = evolve(self.safety, certificate=certificate)
         head = self.blocks.get(certificate.block.id)
-        if head is not None:
+        if head is not None and head.round == certificate.round:
             effects += self._order(head)
         if certificate.round >= self.round:
             self.failures = 0

@@ -8,13 +8,13 @@ chain that is of an earlier epoch than the file follows until it is there.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from attrs import define, field
 
 from nodewright.errors import StoreCorrupt
 from nodewright.interfaces.environment import Environment
+from nodewright.storage.synced import SyncedFile
 from nodewright_jolteon import rules as order
 from nodewright_jolteon.codec import Malformed, Reader, digest, option, ref, u64, vector
 from nodewright_jolteon.formats import LedgerInfo, QuorumCertificate, TimeoutCertificate
@@ -25,22 +25,6 @@ KEPT_HEIGHTS = 256
 SUM_BYTES = 32
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Written beside, synced, renamed, and the folder synced: the old or the new, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(".new")
-    with fresh.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 @define
 class SafetyFile:
     environment: Environment
@@ -48,6 +32,10 @@ class SafetyFile:
     height: int = 0  # highest of the ledger that was signed
     outcomes: dict[int, bytes] = field(factory=dict)  # of the last heights signed: the message
     may_sign: bool = True
+    file: SyncedFile = field(init=False, repr=False, eq=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.file = SyncedFile(self.environment, self.path, self._encode)
 
     @property
     def path(self) -> Path:
@@ -78,14 +66,14 @@ class SafetyFile:
             ) from error
         return safety
 
-    async def _save(self) -> None:
+    def _encode(self) -> bytes:
         outcomes = vector(list(self.outcomes.items()), lambda item: u64(item[0]) + item[1])
         body = option(self.rules, _encode) + u64(self.height) + outcomes
-        await self.environment.offload(_write, self.path, body + digest("safety", body))
+        return body + digest("safety", body)
 
     async def allow(self) -> None:
         self.may_sign = True
-        await self._save()
+        await self.file.save()
 
     def of(self, epoch: Epoch) -> tuple[order.Safety, bool]:
         """What was signed in this epoch, and whether anything may be."""
@@ -98,7 +86,7 @@ class SafetyFile:
 
     async def persist(self, said: order.Safety) -> None:
         self.rules = said
-        await self._save()
+        await self.file.save()
 
     async def sign_outcome(self, info: LedgerInfo) -> bool:
         """Whether this outcome may be signed; then no other of its height ever may."""
@@ -111,7 +99,7 @@ class SafetyFile:
             self.outcomes[height] = message
             while len(self.outcomes) > KEPT_HEIGHTS:
                 self.outcomes.pop(next(iter(self.outcomes)))
-            await self._save()
+            await self.file.save()
         return True
 
 
