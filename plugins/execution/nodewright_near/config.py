@@ -29,6 +29,16 @@ class NearConfig:
     save_tx_outcomes: bool = setting(
         True, help="keep outcomes of transactions and receipts: an RPC node needs them, a block producer does not"
     )
+    save_state_changes: bool = setting(
+        False, help="keep what each chunk changed of the state, for EXPERIMENTAL_changes_in_block"
+    )
+    sync_mib: int = setting(
+        1,
+        help="MiB of state written before the store is synced; 0: every commit is. What a power cut takes is run again "
+        "from the chain, and the death of the process takes nothing",
+        minimum=0,
+        maximum=1024,
+    )
 
 
 def check(config: NearConfig) -> list[str]:

@@ -50,10 +50,11 @@ from nodewright_near.errors import Refusal
 from nodewright_near.founding import Founding
 from nodewright_near.genesis import GenesisRows, patch_of_records, split_rows
 from nodewright_near.headers import CongestionInfo
+from nodewright_near.patches import Patches
 from nodewright_near.primitives import NO_HASH
 from nodewright_near.queries import Queries
 from nodewright_near.reservations import Reservations
-from nodewright_near.shardstore import ShardStore, Stale, Version
+from nodewright_near.shardstore import ShardStore, Stale, SyncPace, Version
 from nodewright_near.transactions import SignedTransaction
 from nodewright_near.verified import Verified
 
@@ -85,6 +86,8 @@ class NearEngine:
         save_outcomes: bool = True,
         view_calls: int = 2,
         view_seconds: float = 5.0,
+        save_changes: bool = False,
+        sync_bytes: int = 0,
     ) -> None:
         self.store = store
         self.environment = environment
@@ -95,14 +98,16 @@ class NearEngine:
             if not 0 <= number < self.shard_count:
                 raise ConfigurationError(f"execution.kept: there is no shard {number}: the genesis has {self.shard_count}")
         share = cache_bytes // max(len(self.kept), 1)
-        self.shards = {number: ShardStore(store, number, share) for number in self.kept}
+        pace = SyncPace(sync_bytes)
+        self.shards = {number: ShardStore(store, number, share, pace) for number in self.kept}
         self.save_outcomes = save_outcomes
+        self.save_changes = save_changes
         self._founding = Founding(store, environment, self.shards, cache_bytes)
         self._prepared: Prepared | None = None
         self.reservations = Reservations()
         self.verified = Verified(VERIFIED_BYTES)
         self.gas_price = rules.parameters.min_gas_price
-        self.patches: dict[int, dict[bytes, bytes]] = {}
+        self.patches = Patches(store)
         self._admitter = Admitter(rules.parameters, rules.boundaries, self.reservations)
         self.beside = Beside(environment, view_calls, view_seconds)
         self._queries = Queries(self)
@@ -111,6 +116,7 @@ class NearEngine:
     async def open(self) -> None:
         for shard in self.shards.values():
             await shard.open()
+        await self.patches.open()
 
     async def _offload(self, count: int, function: Callable[..., T], *arguments: Any) -> T:
         if count < WORTH_A_HOP:
@@ -270,12 +276,11 @@ class NearEngine:
 
     async def patch(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Put these records (as in a genesis) into the state with the next chunk of their shards. For a lone sandbox: no
-        other node would come to the same state, and a restart before that chunk is committed loses it. Raises
-        ConfigurationError."""
+        other node would come to the same state. Durable once that chunk has run. Raises ConfigurationError."""
         rows = patch_of_records(records, self.rules.parameters)
         for shard, part in enumerate(split_rows(rows, self.rules.boundaries)):
             if part:
-                self.patches.setdefault(shard, {}).update(part)
+                self.patches.add(shard, part)
 
     # --- blocks ------------------------------------------------------------------------------------------------------
 
@@ -302,7 +307,7 @@ class NearEngine:
             transactions = collected.transactions
             signed = await self._signed(transactions)
             try:
-                patch = self.patches.get(request.shard)
+                patch = await self.patches.of(request.block, request.shard)
                 ran = await blocks.execute(self.rules, request, view, collected, signed, self.beside, patch)
             except Stale:
                 assert shard.applied is not None
@@ -311,7 +316,6 @@ class NearEngine:
                 return Invalid("InvalidContext", f"what the block says of its setting cannot be read: {error}")
             if isinstance(ran, Invalid):
                 return ran
-            self.patches.pop(request.shard, None)
             return self._keep(shard, request, collected, ran)
 
     def _keep(self, shard: ShardStore, request: ExecutionRequest, collected: Collected, ran: Ran) -> Outcome:
@@ -325,6 +329,8 @@ class NearEngine:
         if self.save_outcomes:
             sent = [receipt for receipts in ran.result.outgoing.values() for receipt in receipts]
             version.rows = records.rows(request.block, request.shard, ran.result.outcomes, ran.leaves, sent)
+        if self.save_changes:
+            records.put_changes(version.rows, request.block, request.shard, ran.values)
         shard.versions[request.block.id] = version
         return outcome
 
@@ -338,7 +344,11 @@ class NearEngine:
         kept = self._kept(shard)
         async with self._locks[shard]:
             with trio.CancelScope(shield=True):
+                due = kept.versions.get(block.id)
+                if due is not None:
+                    self.patches.forget(block, shard, due.rows)
                 version = await kept.commit(block)
+                self.patches.forgotten(block, shard)
         if version is None:
             return None
         lost = self.reservations.losers(version.nonces, version.ids)

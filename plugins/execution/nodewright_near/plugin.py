@@ -14,6 +14,8 @@ from nodewright.plugins.hooks import hookimpl
 from nodewright.plugins.specs import EXECUTION, KEY_VALUE, VERIFIER, Dependencies, ExecutionSpec, Requirement
 from nodewright_near.config import NearConfig, check
 
+MIB = 1024 * 1024
+
 
 @asynccontextmanager
 async def open_near(config: NearConfig, dependencies: Dependencies, environment: Environment) -> AsyncIterator[Execution]:
@@ -43,6 +45,8 @@ async def open_near(config: NearConfig, dependencies: Dependencies, environment:
         config.save_tx_outcomes,
         config.view_calls,
         config.view_seconds,
+        config.save_state_changes,
+        config.sync_mib * MIB,
     )
     await engine.open()
     async with trio.open_nursery() as nursery:

@@ -1,4 +1,5 @@
-"""Outcomes kept for those who ask: by transaction or receipt id, with the proof that ties each to its chunk.
+"""Outcomes kept for those who ask, by transaction or receipt id, with the proof that ties each to its chunk; and what a
+chunk changed of the state (``near_changes``, where ``save_state_changes`` is on).
 
 ``near_outcomes``: id -> ``StoredOutcome``. ``near_receipts``: id -> the receipt. ``near_outcome_leaves``: block and shard
 -> 32 bytes for each outcome of the chunk, in order. Written in the commit of the chunk, where ``save_tx_outcomes`` is on;
@@ -8,22 +9,24 @@ nothing that a chunk depends on is here.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Final
 
 from attrs import frozen
 
 from nodewright.interfaces.common import BlockRef
 from nodewright.interfaces.storage import WriteBatch
-from nodewright_near.borsh import U32, U64, Option, String, Vector, encode, struct
+from nodewright_near.borsh import U32, U64, Blob, Option, String, Vector, encode, struct
 from nodewright_near.merkle import MerklePath, merklize
 from nodewright_near.outcomes import Outcome, PartialOutcome
 from nodewright_near.primitives import Hash
 from nodewright_near.receipts import Receipt
 
+CHANGES: Final = "near_changes"
 OUTCOMES: Final = "near_outcomes"
 RECEIPTS: Final = "near_receipts"
 LEAVES: Final = "near_outcome_leaves"
+MAX_CHANGES: Final = 1 << 24
 MAX_LOGS: Final = 1024
 LOGS: Final = Vector(String, MAX_LOGS)
 NOTHING_TOLD: Final = bytes(5)  # no logs, no error
@@ -56,6 +59,18 @@ class StoredOutcome:
         )
 
 
+@struct
+@frozen
+class Change:
+    """A row of the state; ``value`` None: it is gone."""
+
+    key: Annotated[bytes, Blob()]
+    value: Annotated[bytes | None, Option(Blob())]
+
+
+CHANGED: Final = Vector(Change, MAX_CHANGES)
+
+
 def leaves_key(block: bytes, shard: int) -> bytes:
     return block + shard.to_bytes(2, "big")
 
@@ -77,6 +92,12 @@ def rows(
     for receipt in receipts:
         batch.put(RECEIPTS, receipt.receipt_id, encode(receipt))
     return batch
+
+
+def put_changes(batch: WriteBatch, block: BlockRef, shard: int, values: Mapping[bytes, bytes | None]) -> None:
+    """``near_changes``: block and shard -> the rows of the state that its chunk changed, as they are now."""
+    changed = tuple(Change(key, value) for key, value in sorted(values.items()))
+    batch.put(CHANGES, leaves_key(block.id, shard), encode(changed, CHANGED))
 
 
 def path_of(leaves: bytes, index: int) -> tuple[bytes, MerklePath]:

@@ -108,11 +108,30 @@ def node_key(shard: int, path: bytes) -> bytes:
     return prefix + path if len(path) <= LONG else prefix + b"\xff" + sha256(path).digest()
 
 
+class SyncPace:
+    """Which commits of a store are synced: one whenever ``every`` bytes were written since the last; 0: each."""
+
+    def __init__(self, every: int) -> None:
+        self._every = every
+        self._written = 0
+
+    def due(self, batch: WriteBatch) -> bool:
+        if not self._every:
+            return True
+        for rows in batch.tables.values():
+            self._written += sum(map(len, rows)) + sum([len(value) for value in rows.values() if value is not None])
+        if self._written < self._every:
+            return False
+        self._written = 0
+        return True
+
+
 class ShardStore:
     """``kept`` versions by block id, the applied one among them once there is one."""
 
-    def __init__(self, store: KeyValueStore, shard: int, cache_bytes: int) -> None:
+    def __init__(self, store: KeyValueStore, shard: int, cache_bytes: int, pace: SyncPace | None = None) -> None:
         self.store = store
+        self._pace = pace or SyncPace(0)
         self.shard = shard
         self.versions: dict[bytes, Version] = {}
         self.applied: BlockRef | None = None
@@ -154,13 +173,15 @@ class ShardStore:
         return batch
 
     async def commit(self, block: BlockRef) -> Version | None:
-        """Durable, in one batch. None where it is applied already. Raises StoreCorrupt without its parent."""
+        """In one batch, synced as often as the pace says: what a power cut takes is run again by who orders blocks. None
+        where it is applied already. Raises StoreCorrupt without its parent."""
         if block == self.applied:
             return None
         version = self.versions.get(block.id)
         if version is None or version.parent != self.applied:
             raise StoreCorrupt(f"block {block} was committed without its parent; start the node again to replay")
-        await self.store.commit(self._batch(version))
+        batch = self._batch(version)
+        await self.store.commit(batch, durable=self._pace.due(batch))
         self._generation += 1
         self.values.update(version.values)
         self.nodes.update(version.nodes)

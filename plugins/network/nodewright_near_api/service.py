@@ -15,6 +15,7 @@ from nodewright.interfaces.service import NodeHandle
 from nodewright.services.http import HttpServer
 from nodewright_near_api.batches import Batches
 from nodewright_near_api.chain import ChainMethods
+from nodewright_near_api.changes import ChangeMethods
 from nodewright_near_api.config import NearApiConfig
 from nodewright_near_api.errors import RpcError
 from nodewright_near_api.lightclient import LightClientMethods
@@ -25,6 +26,13 @@ from nodewright_near_api.reads import ChainReads
 from nodewright_near_api.rpc import JsonRpc
 from nodewright_near_api.sandbox import SandboxMethods
 from nodewright_near_api.transactions import TransactionMethods
+
+# Numbers of the consensus's status, as gauges near_NAME.
+CONSENSUS_GAUGES = {
+    "witness_bytes": "Bytes of the state witnesses made here",
+    "witnesses_judged": "State witnesses of others that were checked here",
+    "chunks_missing": "Shards whose newest chunk is older than the head",
+}
 
 
 class NearApi:
@@ -47,6 +55,7 @@ class NearApi:
                 **QueryMethods(reads, self._config.max_state_bytes).methods(),
                 **transactions.methods(),
                 **LightClientMethods(reads, outcomes).methods(),
+                **ChangeMethods(reads).methods(),
                 **SandboxMethods(node, self._config.sandbox).methods(),
             },
             self._environment.logger,
@@ -63,7 +72,12 @@ class NearApi:
             report = node.health.report()
             return JSONResponse(report, 200 if report.get("ready") else 503)
 
+        gauges = [(name, node.metrics.gauge(f"near_{name}", help)) for name, help in CONSENSUS_GAUGES.items()]
+
         async def metrics(request: Request) -> Response:
+            state = node.consensus.status()
+            for name, gauge in gauges:
+                gauge.set(float(state.get(name, 0)))
             return PlainTextResponse(node.metrics.render(), media_type="text/plain; version=0.0.4")
 
         origins = self._config.allowed_origins
