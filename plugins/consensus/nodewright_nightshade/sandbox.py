@@ -2,8 +2,8 @@
 
 Both are refused unless the network is local (``local.is_local``) and this node alone has more than two thirds of the stake.
 A jump breaks no rule: its one validator approves skipping the heights in between, as if it had waited for them; times do
-not jump with it. A patch is no part of a block: it is applied with the next chunk of its shard, and lost if the node stops
-before that chunk is final.
+not jump with it. A patch is no part of a block: it is applied with the next chunk of its shard, and kept beside that until
+it is final. The call is answered when the block of that chunk stands.
 """
 
 from __future__ import annotations
@@ -22,11 +22,18 @@ PATCH_SECONDS = 30.0
 MAX_JUMP = 1_000_000
 
 
+class Patches(Protocol):
+    """``pending`` wait for a run of their shard; ``bound`` are blocks with a patch that are run and not committed."""
+
+    pending: dict[int, dict[bytes, bytes]]
+    bound: set[bytes]
+
+
 @runtime_checkable
 class Patched(Protocol):
     """An execution whose state can be written over."""
 
-    patches: dict[int, dict[bytes, bytes]]
+    patches: Patches
 
     async def patch(self, records: Sequence[Mapping[str, Any]]) -> None: ...
 
@@ -53,7 +60,8 @@ async def patch_state(chain: Chain, producer: Producer | None, records: Sequence
     except ConfigurationError as error:
         raise ControlRefused(str(error).removeprefix("genesis: ")) from error
     with trio.move_on_after(PATCH_SECONDS) as waited:
-        while execution.patches:
+        patches = execution.patches
+        while patches.pending or not all(block in chain.held for block in patches.bound):
             await chain.moved()
     if waited.cancelled_caught:
         raise ControlRefused(f"no chunk was made within {PATCH_SECONDS:g} s: the records wait for the next one")

@@ -37,4 +37,20 @@ async def test_what_is_no_record_is_refused(world: Any, record: Any) -> None:
     w = await world({"alice.near": 10**24}).open()
     with pytest.raises(ConfigurationError):
         await w.engine.patch([record])
-    assert not w.engine.patches
+    assert not w.engine.patches.pending
+
+
+async def test_a_patch_is_put_on_again_when_its_block_is_run_after_a_crash(world: Any) -> None:
+    w = await world({"alice.near": 10**24}).open()
+    await w.engine.patch([account("patched", 7 * 10**24)])
+    (request,) = w.requests([])
+    outcome = await w.engine.execute(request)
+    await w.engine.patch([account("later", 10**24)])
+    engine = type(w.engine)(w.store, w.engine.environment, w.rules, None, 1 << 22)
+    await engine.open()
+    again = await engine.execute(request)
+    assert again.commitment == outcome.commitment
+    w.engine = engine
+    await w.accept(request.block, {0: again})
+    assert await w.amount("patched") == 7 * 10**24 and await w.account("later") is None
+    assert not w.disk.live["near_patches"].rows
