@@ -1,4 +1,4 @@
-"""The state: rows of the applied block in a store, executed blocks above it in memory, and blocks before it by reverse records.
+"""The state: rows of the applied block in a store, executed blocks above it in memory, earlier ones by reverse records.
 
 Invariants
 - The store holds exactly the state, tree and ledger of ``applied``: they and the marker change in one commit, be it of the
@@ -6,8 +6,9 @@ Invariants
 - A version's values and nodes are what differs from its parent's; a view looks from the newest version down to the store.
 - Caches hold what the store holds for ``applied``. They change only after a commit has returned, and what was read before
   it is not put in after it (``_generation``).
-- State is held of every block from ``oldest`` to ``applied``: their tree nodes, and the reverse records of all but ``oldest``.
-- A view whose base is not under ``applied`` any more never answers: it raises ``Stale``.
+- State is held of every block from ``oldest`` to ``applied``: their tree nodes, and reverse records of all but ``oldest``.
+- A view whose base is not under ``applied`` any more never answers: it raises ``Stale``. While a commit is under way, what
+  it changes is read as it was before (``_moving``); while a revert is, nothing is read.
 """
 
 from __future__ import annotations
@@ -97,6 +98,8 @@ class StateStore:
         self.values = Cache(cache_bytes // 2)
         self.nodes = Cache(cache_bytes // 2)
         self._generation = 0
+        self._moving: Version | None = None
+        self._reverting = False
         self._undo: dict[int, dict[bytes, bytes | None]] = {}
 
     async def open(self) -> None:
@@ -153,9 +156,13 @@ class StateStore:
             raise StoreCorrupt(f"block {block} was committed without its parent; start the node again to replay")
         batch = self._batch(version)
         pruned, oldest = await self._prune(batch, block.height)
-        await self.store.commit(batch)
-        self.nodes.drop(pruned)
         self.oldest = oldest
+        self._moving = version
+        try:
+            await self.store.commit(batch)
+        finally:
+            self._moving = None
+        self.nodes.drop(pruned)
         self._committed(version.values, version.nodes)
         self.applied = version.row
         keep = {id: other for id, other in self.versions.items() if id != block.id and self._descends(other, block.id)}
@@ -240,7 +247,11 @@ class StateStore:
         rows.delete(records.BLOCKS, number(applied.height))
         rows.delete(records.BLOCK_IDS, applied.id)
         rows.put(records.META, records.APPLIED, raw)
-        await self.store.commit(rows)
+        self._reverting = True
+        try:
+            await self.store.commit(rows)
+        finally:
+            self._reverting = False
         self.nodes.drop(nodes)
         self._undo.pop(applied.height, None)
         self._committed(before, {})
@@ -291,17 +302,30 @@ class StateStore:
         return known
 
     async def read_values(self, keys: Sequence[bytes]) -> dict[bytes, bytes | None]:
-        """Of the applied block."""
+        """Of the applied block. Raises Stale."""
         cache = self.values.rows
         found = {key: cache[key] for key in keys if key in cache}
+        if self._moving is not None:
+            before = self._moving.before
+            found.update({key: before[key] for key in keys if key in before})
         wanted = [key for key in keys if key not in found]
         if wanted:
+            if self._reverting:
+                raise Stale
             generation = self._generation
             fresh = dict(zip(wanted, await self.store.get_many(records.STATE, wanted), strict=True))
             found.update(fresh)
             if generation == self._generation:
                 self.values.update(fresh)
         return found
+
+    def moving_under(self, prefix: bytes) -> dict[bytes, bytes | None]:
+        """Rows with a prefix that the commit under way changes, as they were. Raises Stale while a revert is under way."""
+        if self._reverting:
+            raise Stale
+        if self._moving is None:
+            return {}
+        return {key: value for key, value in self._moving.before.items() if key.startswith(prefix)}
 
     async def read_nodes(self, keys: Sequence[bytes]) -> dict[bytes, bytes | None]:
         cache = self.nodes.rows
@@ -424,20 +448,23 @@ class PastView:
 Held = View | PastView
 
 
-async def rows_under(store: StateStore, prefix: bytes) -> dict[bytes, bytes]:
+async def rows_under(store: StateStore, prefix: bytes) -> dict[bytes, bytes | None]:
     """All rows of the applied state with a prefix: those of one address, so not many."""
-    rows: dict[bytes, bytes] = {}
+    rows: dict[bytes, bytes | None] = {}
     after: bytes | None = None
     while True:
+        held = store.moving_under(prefix)
         page = await store.store.scan(records.STATE, prefix, after, MAX_PAGE)
         rows.update(page.items)
+        rows.update(held)
+        rows.update(store.moving_under(prefix))
         if page.after is None:
             return rows
         after = page.after
 
 
 def _merged(
-    rows: dict[bytes, bytes], changes: Mapping[bytes, bytes | None], after: bytes | None, limit: int
+    rows: Mapping[bytes, bytes | None], changes: Mapping[bytes, bytes | None], after: bytes | None, limit: int
 ) -> list[tuple[bytes, bytes]]:
     merged: dict[bytes, bytes | None] = {**rows, **changes}
     ordered = sorted(key for key, value in merged.items() if value is not None and (after is None or key > after))
