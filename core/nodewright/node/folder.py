@@ -13,18 +13,17 @@ Invariants
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from nodewright.errors import ConfigurationError, FormatMismatch, StoreCorrupt, StoreError
 from nodewright.genesis import Genesis
 from nodewright.interfaces.environment import Environment
-from nodewright.storage.full import write_error
 from nodewright.storage.lease import FILE_NAME as LEASE_FILE
 from nodewright.storage.lease import acquire
+from nodewright.storage.synced import write_synced
 
 RECORD_FILE = "network.json"
 NODE_FILE = "node.json"
@@ -105,23 +104,7 @@ def record_parts(folder: Path, record: Mapping[str, Any], parts: list[str]) -> N
 
 def write_whole(path: Path, document: Mapping[str, Any]) -> None:
     """A JSON file that is there whole or not at all, also after a power cut."""
-    fresh = path.with_name(f"{path.name}.new")
-    try:
-        with fresh.open("w", encoding="utf-8") as file:
-            json.dump(document, file, indent=2)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, path)
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        with suppress(OSError):
-            fresh.unlink(missing_ok=True)
-        raise write_error(error, path) from error
+    write_synced(path, f"{json.dumps(document, indent=2)}\n".encode())
 
 
 def remove_node_file(folder: Path) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from nodewright.storage.synced import write_synced
 
 BANS_FILE = "bans.json"
 MAX_BANS = 4096
@@ -37,11 +38,6 @@ def load(path: Path) -> dict[bytes, float]:
 
 
 def save(path: Path, bans: Mapping[bytes, float]) -> None:
+    """Raises StoreError."""
     last = sorted(bans.items(), key=lambda ban: -ban[1])[:MAX_BANS]
-    temporary = path.with_suffix(".new")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with temporary.open("w") as file:
-        json.dump({key.hex(): until for key, until in last}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_synced(path, json.dumps({key.hex(): until for key, until in last}, indent=1).encode())

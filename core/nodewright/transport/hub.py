@@ -21,7 +21,7 @@ from typing import Any
 import attrs
 import trio
 
-from nodewright.errors import PeerGone, TransportError
+from nodewright.errors import PeerGone, StoreError, TransportError
 from nodewright.interfaces.environment import Environment
 from nodewright.interfaces.transport import BodyProvider, Channel, DropPolicy, PeerDown, PeerInfo, PeerUp
 from nodewright.transport import bans, frames
@@ -195,7 +195,7 @@ class PeerHub:
             self._bans_changed = trio.Event()
             try:
                 await self.environment.offload(bans.save, path, self.banned())
-            except OSError as error:
+            except StoreError as error:
                 self.log.warning("bans are not written down: a restart will forget them", reason=str(error))
 
     # For sessions --------------------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ there is no file, nothing is signed until the operator says that no other node s
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,23 +17,9 @@ from attrs import define, field
 
 from nodewright.errors import StoreCorrupt
 from nodewright.interfaces.environment import Environment
+from nodewright.storage.synced import SyncedFile
 
 FILE = "signed.json"
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".new")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 @define
@@ -45,6 +30,10 @@ class Safety:
     block: int = 0
     chunks: dict[int, int] = field(factory=dict)
     may_sign: bool = True
+    file: SyncedFile = field(init=False, repr=False, eq=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.file = SyncedFile(self.environment, self.path, self._encode)
 
     @property
     def path(self) -> Path:
@@ -70,32 +59,32 @@ class Safety:
             ) from error
         return safety
 
-    async def _save(self) -> None:
+    def _encode(self) -> bytes:
         kept = {"approved": self.approved, "tip": self.tip, "block": self.block, "chunks": self.chunks}
-        await self.environment.offload(_write, self.path, json.dumps(kept))
+        return json.dumps(kept).encode()
 
     async def allow(self) -> None:
         self.may_sign = True
-        await self._save()
+        await self.file.save()
 
     async def approve(self, target: int, tip: int) -> bool:
         """Whether this target may be signed now, on a tip of this height; then it never may again."""
         if not self.may_sign or target <= self.approved or tip < self.tip:
             return False
         self.approved, self.tip = target, tip
-        await self._save()
+        await self.file.save()
         return True
 
     async def make_block(self, height: int) -> bool:
         if not self.may_sign or height <= self.block:
             return False
         self.block = height
-        await self._save()
+        await self.file.save()
         return True
 
     async def make_chunk(self, shard: int, height: int) -> bool:
         if not self.may_sign or height <= self.chunks.get(shard, 0):
             return False
         self.chunks[shard] = height
-        await self._save()
+        await self.file.save()
         return True
