@@ -149,7 +149,9 @@ class Life:
             CreateAccount(),
             DeleteAccount(random_.choice([*NAMES, *NOBODY])),
         ]
-        return random_.choice(choices)
+        chosen = random_.choice(choices)
+        rare = isinstance(chosen, DeleteAccount | DeleteKey | Stake) and random_.random() < 0.6
+        return Transfer(1) if rare else chosen
 
     def _life(self, name: str) -> tuple[str, tuple[Action, ...]]:
         """Whoever may is to make the account, with a key and code of its own."""
