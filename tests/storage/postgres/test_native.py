@@ -13,6 +13,7 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nodewright.errors import NodewrightError
 from nodewright.interfaces import UtxoTransaction, WriteBatch
 from nodewright.storage.blob_adapter import INDEX, open_blobs
 from nodewright.storage.utxo_adapter import KeyValueUtxoStore, open_utxo
@@ -93,7 +94,7 @@ async def test_the_server_refuses_a_second_spender(postgres: Any, tmp_path: Path
         await utxo.spend_and_create(roots, 1)
         assert await utxo.spend_and_create(spends, 2, durable=True) == [None] * count
     rival = f"('\\x{spends[0].spends[0].hex()}', '\\x02')"
-    with pytest.raises(AssertionError, match="duplicate key"):
+    with pytest.raises(NodewrightError, match="duplicate key"):
         postgres.sql(f"INSERT INTO {schema}.utxo_spend (outpoint, spender) VALUES {rival}", "nodewright")
     columns = "count(*), min(height), max(height), count(DISTINCT spends)"
     found = postgres.sql(f"SELECT {columns} FROM {schema}.utxo_transaction WHERE flags = 0", "nodewright")
@@ -260,7 +261,7 @@ async def test_blobs_and_outputs_when_the_server_is_killed(postgres: Any, tmp_pa
                 if turn % 2 == 0:
                     postgres.kill()
         finally:
-            if postgres._process is None:
+            if not postgres.running:
                 postgres.start()
     async with (
         postgres.open(tmp_path) as store,

@@ -41,9 +41,8 @@ def tls_server(
         server.install(key, 0o600)
         server.install(certificate, 0o644)
         server.kill()
-        server.extra = ["-c", "ssl=on"]
+        server.options.append("ssl=on")
         server.start()
-        server.sql("CREATE DATABASE nodewright")
         yield server, certificate
 
 
