@@ -234,6 +234,8 @@ class Chain:
             if block.is_new(shard):
                 id = header.hash()
                 chunk = bodies.get(id) or await self.store.chunk(id)
+                if chunk is None and shard not in self.tracked:
+                    chunk = await self.store.part(id)
                 if chunk is None:
                     missing.append(id)
                 else:

@@ -29,6 +29,18 @@ class NightshadeConfig:
     max_delay_seconds: float = setting(6.0, help="a height is skipped after this at the latest", minimum=0.05, maximum=600)
     produce_empty: bool = setting(True, help="make blocks without transactions too; off, a lone producer waits for work")
     max_chunk_transactions: int = setting(10_000, help="transactions of one chunk at most", minimum=1, maximum=131_072)
+    early_prepare_transactions: bool = setting(
+        True, help="choose the next chunk's transactions as soon as the state it stands on is known, not when it is made"
+    )
+    decoded_cache: bool = setting(
+        True, help="keep blocks, headers, chunks and results as they were read last; passed by while they are written"
+    )
+    own_tasks: bool = setting(
+        True, help="witnesses and endorsements are worked on in tasks of their own, beside the making of chunks and blocks"
+    )
+    save_untracked_partial_chunks_parts: bool = setting(
+        True, help="keep whole bodies of chunks of shards whose state is not kept here; off: only what reached this node's"
+    )
     request_timeout_seconds: float = setting(10.0, help="how long a peer has to answer", minimum=0.1, maximum=600)
 
 

@@ -79,7 +79,8 @@ class Nightshade:
             place = epochs.place(signer.account)
             if place is None or rules.validators[place].key != signer.public:
                 signer = keys.not_a_validator(signer, [one.account for one in rules.validators])
-        parts = Chain(rules, epochs, ChainStore(chain), execution, pool, events, verifier, environment)
+        store = ChainStore(chain, config.decoded_cache)
+        parts = Chain(rules, epochs, store, execution, pool, events, verifier, environment)
         return cls(config, parts, signer, transport)
 
     # --- life ---
@@ -91,6 +92,8 @@ class Nightshade:
         chain.before_commit = self._before_commit
         await recovery.recover(chain)
         self._check_tracked()
+        if not self._config.save_untracked_partial_chunks_parts:
+            chain.store.keep_whole(chain.tracked, chain.genesis.boundaries)
         if self._signer is not None and not safety.may_sign:
             chain.environment.logger.warning(
                 "this validator signs nothing: its chain is here and what it has signed is not; use the control "

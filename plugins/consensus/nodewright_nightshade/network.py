@@ -149,6 +149,7 @@ class Network:
         self._producer = producer
         producer.waiting.forward = self.forward
         producer.shows = self._shows
+        producer.prove = self._prove
         self.delivery.gathered = producer.offer
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
@@ -193,6 +194,11 @@ class Network:
 
     async def _shows(self, chunk: Chunk, producers: Sequence[int]) -> bool:
         return await self.witnesses.shows(chunk, [self._by_place[one] for one in producers if one in self._by_place])
+
+    async def _prove(self, chunk: Chunk) -> None:
+        """At once, where some validator will ask for it."""
+        if len(self._by_place) and len(self.chain.tracked) < self.chain.genesis.network.shards:
+            await self.witnesses.size(chunk.hash)
 
     def _has_seen(self, raw: bytes) -> bool:
         key = hash256(raw)

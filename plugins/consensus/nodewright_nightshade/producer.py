@@ -28,7 +28,9 @@ from nodewright_nightshade.config import NightshadeConfig
 from nodewright_nightshade.doomslug import Approvals, Delays, Due, Timer, Tip, may_produce
 from nodewright_nightshade.keys import Signer, verify
 from nodewright_nightshade.mandates import endorsed
+from nodewright_nightshade.preparing import Preparing
 from nodewright_nightshade.safety import Safety
+from nodewright_nightshade.sampling import Epoch
 from nodewright_nightshade.waiting import Waiting
 
 MAX_WAITING = 256
@@ -64,9 +66,11 @@ class Producer:
     early: dict[int, dict[bytes, bytes]] = field(factory=dict)  # validator → chunk hash → signature, before the chunk
     produced: dict[str, int] = field(factory=dict)
     shows: Callable[[Chunk, Sequence[int]], Awaitable[bool]] | None = None  # whether a witness carries a chunk
+    prove: Callable[[Chunk], Awaitable[None]] | None = None  # makes a chunk's witness for others
     _judging: set[bytes] = field(factory=set)
     _nursery: trio.Nursery | None = None
     waiting: Waiting = field(init=False)
+    preparing: Preparing | None = None
     _timer: Timer = field(init=False)
     _approvals: Approvals = field(init=False)
     _delays: Delays = field(init=False)
@@ -77,6 +81,8 @@ class Producer:
     def __attrs_post_init__(self) -> None:
         config = self.config
         self.waiting = Waiting(self.chain, config.max_chunk_transactions, self.wake)
+        if config.early_prepare_transactions:
+            self.preparing = Preparing(self.chain, self.waiting, self._my_shards)
         self._delays = Delays(
             config.endorsement_seconds, config.min_delay_seconds, config.delay_step_seconds, config.max_delay_seconds
         )
@@ -100,6 +106,8 @@ class Producer:
             nursery.start_soon(self._watch)
             nursery.start_soon(self.waiting.take)
             nursery.start_soon(self.waiting.resend)
+            if self.preparing is not None and self.signer is not None:
+                nursery.start_soon(self.preparing.run)
             self._nursery = nursery
             while True:
                 self._wake = trio.Event()
@@ -229,18 +237,29 @@ class Producer:
 
     # --- chunks ---
 
-    async def _make_chunks(self, head: Held) -> None:
+    async def _my_shards(self, head: Held) -> list[int]:
+        """Those whose chunks on this head this validator makes."""
         place = self.place
-        if place is None or self.signer is None:
-            return
+        if place is None:
+            return []
+        epoch = await self._chunk_epoch(head)
+        return [shard for shard in range(epoch.shards) if epoch.chunk_producer(head.info.height + 1, shard) == place]
+
+    async def _chunk_epoch(self, head: Held) -> Epoch:
         grandparent = await self.chain.parent(head.info)
         epoch_id = self.chain.chunk_epoch(head.info, grandparent.info if grandparent is not None else None)
-        epoch, height = self.chain.epochs.of(epoch_id), head.info.height + 1
-        for shard in range(epoch.shards):
-            if epoch.chunk_producer(height, shard) != place or not await self.safety.make_chunk(shard, height):
+        return self.chain.epochs.of(epoch_id)
+
+    async def _make_chunks(self, head: Held) -> None:
+        if self.signer is None:
+            return
+        epoch, height = await self._chunk_epoch(head), head.info.height + 1
+        for shard in await self._my_shards(head):
+            if not await self.safety.make_chunk(shard, height):
                 continue
             run = await self.chain.run_of(head.info, shard)
-            transactions = await self.waiting.choose(head, shard)
+            prepared = self.preparing.take(head, shard) if self.preparing is not None else None
+            transactions = prepared if prepared is not None else await self.waiting.choose(head, shard)
             chunk = await self.chain.environment.offload(
                 chunking.make,
                 self.signer,
@@ -255,6 +274,8 @@ class Producer:
             )
             await self.say(chunk)
             await self.offer(chunk)
+            if not self.config.own_tasks and self.prove is not None:
+                await self.prove(chunk)
 
     async def offer(self, chunk: Chunk) -> None:
         """A chunk whose body and signature were checked: endorsed if it says the truth."""
@@ -270,7 +291,10 @@ class Producer:
                 offered.signatures[place] = signature
         if len(self.offered) > MAX_WAITING:
             self.offered.pop(next(iter(self.offered)))
-        await self._endorse(offered)
+        if self.config.own_tasks and self._nursery is not None:
+            self._nursery.start_soon(self._endorse, offered)
+        else:
+            await self._endorse(offered)
         self.wake()
 
     def chunk(self, id: bytes) -> Chunk | None:
@@ -306,7 +330,7 @@ class Producer:
         parent = self.chain.held.get(chunk.header.inner.prev_block_hash)
         if self.signer is None or self.place is None or assignment is None or parent is None:
             return
-        if self.place not in assignment or not self.safety.may_sign:
+        if self.place not in assignment or self.place in offered.signatures or not self.safety.may_sign:
             return
         if chunk.shard in self.chain.tracked:
             if extra_of(chunk.header.inner) == (await self.chain.run_of(parent.info, chunk.shard)).extra:
@@ -315,7 +339,10 @@ class Producer:
                 self._refuse(chunk, "it says of the state what running the last one did not come to")
         elif self.shows is not None and self._nursery is not None and chunk.hash not in self._judging:
             self._judging.add(chunk.hash)
-            self._nursery.start_soon(self._judge, offered)
+            if self.config.own_tasks:
+                self._nursery.start_soon(self._judge, offered)
+            else:
+                await self._judge(offered)
 
     async def _judge(self, offered: Offered) -> None:
         """From a witness, in a task of its own."""

@@ -8,13 +8,14 @@ that the shard's run there read, where that run was committed before its witness
 
 Invariants: a block is stored with its info, its chunks and what running them came to in one durable batch, before the
 execution commits anything of it (the next chunks publish it); the final chain grows by one batch a block, and never
-changes; ``ns_txs`` has the transactions that ran, and each once.
+changes; ``ns_txs`` has the transactions that ran, and each once. Of chunks of shards outside ``whole`` only that part is
+stored which runs of kept shards need (``ns_parts``, see ``partial``). What was read last is kept as objects (``decoded``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Final, TypeVar
 
 from attrs import frozen
 
@@ -28,6 +29,10 @@ from nodewright_near.primitives import Hash
 from nodewright_near.receipts import RECEIPTS, Receipt
 from nodewright_nightshade.blocks import Block, Info
 from nodewright_nightshade.chunking import Chunk
+from nodewright_nightshade.decoded import Decoded
+from nodewright_nightshade.partial import PartialChunk, StoredPartial
+
+T = TypeVar("T")
 
 BLOCKS: Final = "ns_blocks"
 INFOS: Final = "ns_infos"
@@ -35,10 +40,13 @@ CHUNKS: Final = "ns_chunks"
 ABOVE: Final = "ns_above"
 FINAL: Final = "ns_final"
 RUNS: Final = "ns_runs"
+PARTS: Final = "ns_parts"
 TXS: Final = "ns_txs"
 WITNESS: Final = "ns_witness"
 META: Final = "ns_meta"
-TABLES: Final = (BLOCKS, INFOS, CHUNKS, ABOVE, FINAL, RUNS, TXS, WITNESS, META)
+TABLES: Final = (BLOCKS, INFOS, CHUNKS, ABOVE, FINAL, RUNS, TXS, WITNESS, META, PARTS)
+# Objects kept; a chunk and a run may have thousands of transactions or receipts.
+DECODED: Final = {BLOCKS: 32, INFOS: 512, CHUNKS: 8, PARTS: 8, RUNS: 16}
 
 
 @struct
@@ -98,12 +106,52 @@ def _run_key(block: bytes, shard: int) -> bytes:
     return block + shard.to_bytes(4, "big")
 
 
+def _read_info(row: bytes) -> Info:
+    info: Info = decode(Info, row)
+    return info
+
+
+def _read_run(row: bytes) -> Run:
+    run: Run = decode(Run, row)
+    return run
+
+
+def _read_chunk(row: bytes) -> Chunk:
+    stored: StoredChunk = decode(StoredChunk, row)
+    return Chunk(stored.header, stored.body)
+
+
 class ChainStore:
-    def __init__(self, store: KeyValueStore) -> None:
+    """``whole``: shards whose chunk bodies are stored whole (None: all)."""
+
+    def __init__(self, store: KeyValueStore, decoded: bool = True) -> None:
         self.store = store
+        self.decoded = Decoded(DECODED, decoded)
+        self.whole: frozenset[int] | None = None
+        self._boundaries: tuple[str, ...] = ()
+
+    def keep_whole(self, shards: frozenset[int], boundaries: tuple[str, ...]) -> None:
+        """From now on, of chunks of all other shards, only a part."""
+        self.whole, self._boundaries = shards, boundaries
 
     async def _one(self, table: str, key: bytes) -> bytes | None:
         return (await self.store.get_many(table, [key]))[0]
+
+    async def _object(self, table: str, key: bytes, read: Callable[[bytes], T]) -> T | None:
+        known: T | None = self.decoded.get(table, key)
+        if known is not None:
+            return known
+        moment = self.decoded.moment
+        row = await self._one(table, key)
+        if row is None:
+            return None
+        found = read(row)
+        self.decoded.put(table, key, found, moment)
+        return found
+
+    async def _commit(self, batch: WriteBatch) -> None:
+        with self.decoded.write(batch.tables):
+            await self.store.commit(batch)
 
     # --- blocks ---
 
@@ -114,33 +162,47 @@ class ChainStore:
         batch.put(INFOS, info.hash, encode(info))
         batch.put(ABOVE, _height(info.height) + info.hash, b"")
         for chunk in chunks:
-            batch.put(CHUNKS, chunk.hash, encode(StoredChunk(chunk.header, chunk.body)))
+            if isinstance(chunk, PartialChunk):
+                continue  # it was read from here
+            if self.whole is None or chunk.shard in self.whole:
+                batch.put(CHUNKS, chunk.hash, encode(StoredChunk(chunk.header, chunk.body)))
+            else:
+                batch.put(PARTS, chunk.hash, encode(StoredPartial.of(chunk, self.whole, self._boundaries)))
         for shard, run in runs.items():
             batch.put(RUNS, _run_key(info.hash, shard), encode(run))
-        await self.store.commit(batch)
+        await self._commit(batch)
+        self._put_in(block, info, chunks, runs)
+
+    def _put_in(self, block: Block, info: Info, chunks: Sequence[Chunk], runs: Mapping[int, Run]) -> None:
+        """What was just written is asked for first."""
+        decoded, moment = self.decoded, self.decoded.moment
+        decoded.put(BLOCKS, info.hash, block, moment)
+        decoded.put(INFOS, info.hash, info, moment)
+        for chunk in chunks:
+            if self.whole is None or chunk.shard in self.whole:
+                decoded.put(CHUNKS, chunk.hash, chunk, moment)
+        for shard, run in runs.items():
+            decoded.put(RUNS, _run_key(info.hash, shard), run, moment)
 
     async def block(self, id: bytes) -> Block | None:
-        row = await self._one(BLOCKS, id)
         try:
-            return None if row is None else Block.decode(row)
+            return await self._object(BLOCKS, id, Block.decode)
         except Malformed as error:
             raise StoreCorrupt(f"stores.chain: block {id.hex()} cannot be read: restore the store from a backup") from error
 
     async def info(self, id: bytes) -> Info | None:
-        row = await self._one(INFOS, id)
-        info: Info | None = None if row is None else decode(Info, row)
-        return info
+        return await self._object(INFOS, id, _read_info)
 
     async def infos(self, ids: Sequence[bytes]) -> list[Info | None]:
         rows = await self.store.get_many(INFOS, ids)
         return [None if row is None else decode(Info, row) for row in rows]
 
     async def chunk(self, id: bytes) -> Chunk | None:
-        row = await self._one(CHUNKS, id)
-        if row is None:
-            return None
-        stored: StoredChunk = decode(StoredChunk, row)
-        return Chunk(stored.header, stored.body)
+        return await self._object(CHUNKS, id, _read_chunk)
+
+    async def part(self, id: bytes) -> PartialChunk | None:
+        """What is stored of a chunk of a shard outside ``whole``."""
+        return await self._object(PARTS, id, PartialChunk.read)
 
     async def above(self) -> list[bytes]:
         """Hashes of blocks that were not final yet, lower ones first."""
@@ -171,7 +233,7 @@ class ChainStore:
             batch.put(TXS, id, Place(info.ref, shard, index).encode())
         for other in dropped:
             batch.delete(ABOVE, _height(other.height) + other.hash)
-        await self.store.commit(batch)
+        await self._commit(batch)
 
     async def final(self) -> bytes | None:
         return await self._one(META, b"final")
@@ -183,14 +245,12 @@ class ChainStore:
     # --- runs ---
 
     async def run(self, block: bytes, shard: int) -> Run | None:
-        row = await self._one(RUNS, _run_key(block, shard))
-        run: Run | None = None if row is None else decode(Run, row)
-        return run
+        return await self._object(RUNS, _run_key(block, shard), _read_run)
 
     async def put_witness(self, shard: int, block: bytes, state: bytes) -> None:
         batch = WriteBatch()
         batch.put(WITNESS, shard.to_bytes(4, "big"), block + state)
-        await self.store.commit(batch)
+        await self._commit(batch)
 
     async def witness(self, shard: int, block: bytes) -> bytes | None:
         row = await self._one(WITNESS, shard.to_bytes(4, "big"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from nodewright.interfaces.execution import Candidate, Limits
 from nodewright_near.transactions import SignedTransaction
@@ -20,6 +20,14 @@ RESEND_SECONDS = 5.0
 MAX_RESENT = 1000
 
 
+@frozen
+class Chosen:
+    """``full``: others wait and have no room beside them."""
+
+    transactions: list[SignedTransaction]
+    full: bool
+
+
 @define
 class Waiting:
     """``wake`` is called when there are new ones; ``forward`` (transactions as (id, raw), whether said before)."""
@@ -28,6 +36,7 @@ class Waiting:
     max_count: int
     wake: Callable[[], None]
     by_shard: dict[int, dict[bytes, Candidate]] = field(factory=dict)
+    arrived: int = 0
     forward: Callable[[Sequence[tuple[bytes, bytes]], bool], Awaitable[None]] | None = None
 
     def __bool__(self) -> bool:
@@ -40,6 +49,7 @@ class Waiting:
             candidates = await pool.take(4096)
             for candidate in candidates:
                 self.by_shard.setdefault(candidate.shard, {})[candidate.id] = candidate
+            self.arrived += len(candidates)
             self.wake()
             if self.forward is not None:
                 await self._forward([candidate.id for candidate in candidates], False)
@@ -68,10 +78,14 @@ class Waiting:
                     del waiting[id]
 
     async def choose(self, head: Held, shard: int) -> list[SignedTransaction]:
+        return (await self.look(head, shard)).transactions
+
+    async def look(self, head: Held, shard: int) -> Chosen:
+        """Those for the shard's chunk on this head; what can never be in one is let go."""
         waiting = self.by_shard.get(shard, {})
         pool = self.chain.pool
         if not waiting:
-            return []
+            return Chosen([], False)
         used = await self.chain.used(head)
         candidates = [one for one in list(waiting.values())[: 4 * self.max_count] if one.id not in used]
         bodies = pool.bodies([one.id for one in candidates])
@@ -96,4 +110,4 @@ class Waiting:
                 waiting.pop(id, None)
             await self.chain.execution.release(list(rejected))
             await pool.settle(rejected=rejected)
-        return chosen
+        return Chosen(chosen, bool(selection.deferred))

@@ -142,7 +142,8 @@ class Node:
         rules = Rules(parameters(table), check_boundaries(table["boundary_accounts"]), VERIFIER, WasmtimeMachine(VERIFIER))
         stores = {slot: MemoryStore(disk, "node") for slot, disk in self.disks.items()}
         kept = self.world.assigned(self.name) if self.config.track == "assigned" else None
-        self.engine = NearEngine(stores["state"], self.environment("execution"), rules, kept, 1 << 22)
+        settings = self.world.execution
+        self.engine = NearEngine(stores["state"], self.environment("execution"), rules, kept, 1 << 22, **settings)
         await self.engine.open()
         async with Pool.open(
             self.environment("pool"),
@@ -244,6 +245,7 @@ class World:
         self.approvals: dict[tuple[str, int], bytes] = {}
         self.tips: dict[str, int] = {}
         self.sent: list[tuple[str, str, int]] = []
+        self.execution: dict[str, Any] = {}  # settings of every node's execution
 
     def heard(self, approval: Approval) -> None:
         """The book of approvals: one for a target, and never of a tip below one approved before."""
