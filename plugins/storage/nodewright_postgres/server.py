@@ -31,6 +31,7 @@ class Server:
         self.config = config
         self.environment = environment
         self._arguments = connect_arguments(config, environment)
+        self._reached = self._away = False
         self.place = Place(
             slot=environment.slot,
             host=config.host,
@@ -52,7 +53,19 @@ class Server:
         async def connect() -> Any:
             return await asyncpg.connect(timeout=self.config.timeout_seconds, loop=self._bridge.loop, **self._arguments)
 
-        return await self._guarded(connect)
+        try:
+            connection = await self._guarded(connect)
+        except ConnectionGone as error:
+            if self._reached and not self._away:
+                self._away = True
+                self.environment.logger.warning(
+                    "postgres_away", server=self.place.server, error=str(error), retry_seconds=self.config.retry_seconds
+                )
+            raise
+        if self._away:
+            self.environment.logger.info("postgres_back", server=self.place.server)
+        self._reached, self._away = True, False
+        return connection
 
     async def call(self, connection: Any, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         """``await function(connection, *arguments)`` in asyncio. Whoever is told ConnectionGone, or is cancelled, gives

@@ -25,8 +25,11 @@ from nodewright.errors import (
     StoreLocked,
 )
 from nodewright.interfaces import WriteBatch
+from nodewright.plugins.specs import Dependencies
+from nodewright.testing.environment import LocalEnvironment
 from nodewright_postgres.config import PostgresConfig, check_config, is_local, schema_name
 from nodewright_postgres.migrations import MIGRATIONS
+from nodewright_postgres.plugin import open_postgres
 
 
 def one(key: bytes, value: bytes = b"value") -> WriteBatch:
@@ -180,18 +183,32 @@ async def test_lost_sessions_are_made_again(postgres: Any, tmp_path: Path) -> No
         assert len((await store.scan("a")).items) == 5
 
 
+class Log:
+    """What a node's log is told, by name."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def __getattr__(self, level: str) -> Any:
+        return lambda name, **_: self.told.append(name)
+
+
 async def test_a_server_that_is_away_for_a_while(postgres: Any, tmp_path: Path) -> None:
-    """Commits and reads that come meanwhile wait for it, and for what it had lost."""
-    async with postgres.open(tmp_path) as store:
+    """Commits and reads that come meanwhile wait for it, and for what it had lost; the log has it once."""
+    environment = LocalEnvironment(tmp_path)
+    environment.logger = log = Log()
+    async with open_postgres(postgres.config(tmp_path), Dependencies(), environment) as store:
         for turn in range(20):
             await store.commit(one(bytes([turn])), durable=False)
         postgres.kill()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(store.commit, one(b"later"), False)
             nursery.start_soon(store.scan, "a")
-            await trio.testing.wait_all_tasks_blocked(0.01)
+            while "postgres_away" not in log.told:
+                await trio.lowlevel.checkpoint()
             await trio.to_thread.run_sync(postgres.start)
         assert len((await store.scan("a")).items) == 21
+    assert [name for name in log.told if name != "postgres_commits_repeated"] == ["postgres_away", "postgres_back"]
 
 
 @pytest.mark.slow
@@ -461,8 +478,6 @@ async def test_logs_name_no_password(postgres: Any, tmp_path: Path, caplog: pyte
 
 
 def test_each_slot_has_a_schema(tmp_path: Path) -> None:
-    from nodewright.testing.environment import LocalEnvironment
-
     environment = LocalEnvironment(tmp_path)
     names = [schema_name(PostgresConfig(), environment.for_slot(slot)) for slot in ("stores.utxo", "stores.state")]
     assert names == ["stores_utxo", "stores_state"]
