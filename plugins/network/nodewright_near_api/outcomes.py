@@ -77,8 +77,12 @@ class Outcomes:
         self._node = node
 
     async def told(self, id: bytes) -> Told | None:
+        """None also while the block in which it ran is being stored: who hears of an outcome reads its effects next, and
+        reads are of the head."""
         stored: StoredOutcome | None = await self._node.execution.query(HEAD, "outcome", id=id)
-        return None if stored is None else Told(stored, stored.outcome(id))
+        if stored is None or stored.height > self._node.consensus.head().height:
+            return None
+        return Told(stored, stored.outcome(id))
 
     async def path(self, told: Told) -> tuple[bytes, MerklePath] | None:
         """The outcome root of the chunk in which it ran, and the path from it to there."""
