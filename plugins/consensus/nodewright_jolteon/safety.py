@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import trio
 from attrs import define, field
 
 from nodewright.errors import StoreCorrupt
@@ -33,6 +34,7 @@ class SafetyFile:
     outcomes: dict[int, bytes] = field(factory=dict)  # of the last heights signed: the message
     may_sign: bool = True
     file: SyncedFile = field(init=False, repr=False, eq=False)
+    _turn: trio.Lock = field(factory=trio.Lock, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
         self.file = SyncedFile(self.environment, self.path, self._encode)
@@ -91,16 +93,17 @@ class SafetyFile:
     async def sign_outcome(self, info: LedgerInfo) -> bool:
         """Whether this outcome may be signed; then no other of its height ever may."""
         height, message = info.block.height, info.message
-        known = self.outcomes.get(height)
-        if not self.may_sign or (known is None and height <= self.height) or known not in (None, message):
-            return False
-        if known is None:
-            self.height = height
-            self.outcomes[height] = message
-            while len(self.outcomes) > KEPT_HEIGHTS:
-                self.outcomes.pop(next(iter(self.outcomes)))
-            await self.file.save()
-        return True
+        async with self._turn:  # asked twice, the second answer waits for the first one's sync
+            known = self.outcomes.get(height)
+            if not self.may_sign or (known is None and height <= self.height) or known not in (None, message):
+                return False
+            if known is None:
+                self.height = height
+                self.outcomes[height] = message
+                while len(self.outcomes) > KEPT_HEIGHTS:
+                    self.outcomes.pop(next(iter(self.outcomes)))
+                await self.file.save()
+            return True
 
 
 def _encode(said: order.Safety) -> bytes:

@@ -329,6 +329,12 @@ class World:
 Story = Callable[[World], Awaitable[Any]]
 
 
+@pytest.fixture(autouse=True)
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The simulated power cut is of the stores: a file that was written is there after it, and a sync only takes time."""
+    monkeypatch.setattr("nodewright.storage.synced.os.fsync", lambda file: None)
+
+
 @pytest.fixture
 def play(tmp_path: Path) -> Callable[..., SimulationResult[Any]]:
     """Play a story in a simulated world: ``play(story, seed)``."""
