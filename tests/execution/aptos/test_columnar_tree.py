@@ -49,7 +49,7 @@ def test_any_history_has_the_plain_root(budget: int) -> None:
 
     from nodewright_aptos.columnar.tree import ColumnarTree
 
-    for seed in range(12 * budget):
+    for seed in range(6 * budget):
         rng = random.Random(seed)
         tree, state, codes = ColumnarTree(), {}, {}
         for _ in range(10):
@@ -100,7 +100,7 @@ async def test_the_root_is_that_of_the_versioned_tree() -> None:
     import numpy as np
 
     for version in range(4):
-        after = await update(nodes, root, [Change(key, value) for key, value in state.items()], version)
+        after = await update(nodes, root, [Change(key, value, key) for key, value in state.items()], version)
         nodes.held.update(after.nodes)
         root = after.root
         assert tree.root() == root.hash
