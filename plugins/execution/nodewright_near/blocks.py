@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
-from attrs import define, evolve, frozen
+from attrs import define, evolve, field, frozen
 
 from nodewright.interfaces.common import Bundle, Parcel
 from nodewright.interfaces.execution import ConsensusUpdates, ExecutionRequest, Incomplete, Invalid, Outcome
@@ -28,7 +28,7 @@ from nodewright_near.primitives import NO_HASH
 from nodewright_near.receipts import RECEIPTS, Receipt, outgoing_leaf
 from nodewright_near.runtime import ChunkInput, ChunkResult, Long, Run, run
 from nodewright_near.shardstore import View, proof_values
-from nodewright_near.state import State
+from nodewright_near.state import Cause, State
 from nodewright_near.transactions import MAX_TRANSACTION_BYTES, SignedTransaction
 from nodewright_near.trie import ByHash, Missing, Recorder, find, items_under, update
 
@@ -69,6 +69,7 @@ class Ran:
     nodes: dict[bytes, bytes | None]
     outcome: Outcome
     leaves: list[bytes]
+    causes: Mapping[bytes, Cause] = field(factory=dict)
 
 
 # --- what comes in ---------------------------------------------------------------------------------------------------
@@ -268,10 +269,13 @@ async def execute(
     signed: Sequence[bool],
     beside: Beside,
     patch: Mapping[bytes, bytes] | None = None,
+    causes: bool = False,
 ) -> Ran | Invalid:
     """On a view of the parent's state. ``patch``: rows that a sandbox puts over what the chunk came to. Raises
     ``shardstore.Stale``, Malformed, ValueError."""
     state = State()
+    if causes:
+        state.causes = {}
     parent = view.version.extra
     work = run(chunk_input(rules, request, parent, collected, signed), state, rules.verifier, rules.machine)
     load = partial(view.load, state)
@@ -305,7 +309,7 @@ async def execute(
                 fetched = True
     ran = _finish(rules, request, collected, result, state, root)
     if isinstance(ran, Ran):
-        ran.values, ran.nodes = changes, nodes
+        ran.values, ran.nodes, ran.causes = changes, nodes, state.causes or {}
         if request.record_witness:
             ran.outcome = _with_witness(ran.outcome, recorder, view, state)
     return ran

@@ -30,7 +30,7 @@ class NearConfig:
         True, help="keep outcomes of transactions and receipts: an RPC node needs them, a block producer does not"
     )
     save_state_changes: bool = setting(
-        False, help="keep what each chunk changed of the state, for EXPERIMENTAL_changes_in_block"
+        False, help="keep what each chunk changed of the state, for EXPERIMENTAL_changes and EXPERIMENTAL_changes_in_block"
     )
     sync_mib: int = setting(
         1,

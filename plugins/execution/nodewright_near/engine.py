@@ -308,7 +308,9 @@ class NearEngine:
             signed = await self._signed(transactions)
             try:
                 patch = await self.patches.of(request.block, request.shard)
-                ran = await blocks.execute(self.rules, request, view, collected, signed, self.beside, patch)
+                ran = await blocks.execute(
+                    self.rules, request, view, collected, signed, self.beside, patch, self.save_changes
+                )
             except Stale:
                 assert shard.applied is not None
                 return Deferred(request.parent, shard.applied)
@@ -330,7 +332,7 @@ class NearEngine:
             sent = [receipt for receipts in ran.result.outgoing.values() for receipt in receipts]
             version.rows = records.rows(request.block, request.shard, ran.result.outcomes, ran.leaves, sent)
         if self.save_changes:
-            records.put_changes(version.rows, request.block, request.shard, ran.values)
+            records.put_changes(version.rows, request.block, request.shard, ran.values, ran.causes)
         shard.versions[request.block.id] = version
         return outcome
 

@@ -5,7 +5,7 @@
 {key: value}; ``call`` (account_id, method, args, height, timestamp, epoch, steady) -> CallOutcome of a view call, which
 with ``steady`` reads a snapshot where the store has such, so that it cannot be ``Passed``; ``outcome`` (id) ->
 StoredOutcome | None; ``outcome_path`` (stored) -> (outcome root, Merkle path) | None; ``receipt`` (id) -> Receipt | None;
-``changes`` (block, shard) -> {key: value or None} | None where they are not kept;
+``changes`` (block, shard) -> {key: records.Change} | None where they are not kept;
 ``extra`` (shard) -> ChunkExtra; ``shard`` (account_id) -> number; ``kept`` -> shards of this node; ``boundaries``.
 Outcomes and receipts are told as soon as their chunk has run, with the view ``final`` only those of committed ones.
 """
@@ -211,7 +211,7 @@ class Queries:
 
     async def _changes(self, which: Which, block: bytes, shard: int) -> Any:
         raw = await self._record(which, records.CHANGES, records.leaves_key(block, shard))
-        return None if raw is None else {one.key: one.value for one in decode(records.CHANGED, raw)}
+        return None if raw is None else {one.key: one for one in decode(records.CHANGED, raw)}
 
     async def _extra(self, which: Which, shard: int) -> Any:
         kept = self._engine.shards.get(shard)

@@ -16,11 +16,12 @@ from attrs import frozen
 
 from nodewright.interfaces.common import BlockRef
 from nodewright.interfaces.storage import WriteBatch
-from nodewright_near.borsh import U32, U64, Blob, Option, String, Vector, encode, struct
+from nodewright_near.borsh import U8, U32, U64, Blob, Option, String, Vector, encode, struct
 from nodewright_near.merkle import MerklePath, merklize
 from nodewright_near.outcomes import Outcome, PartialOutcome
 from nodewright_near.primitives import Hash
 from nodewright_near.receipts import Receipt
+from nodewright_near.state import NO_CAUSE, Cause
 
 CHANGES: Final = "near_changes"
 OUTCOMES: Final = "near_outcomes"
@@ -62,10 +63,12 @@ class StoredOutcome:
 @struct
 @frozen
 class Change:
-    """A row of the state; ``value`` None: it is gone."""
+    """A row of the state, and who changed it last (``state.Cause``). ``value`` None: it is gone."""
 
     key: Annotated[bytes, Blob()]
     value: Annotated[bytes | None, Option(Blob())]
+    cause: U8
+    id: Hash
 
 
 CHANGED: Final = Vector(Change, MAX_CHANGES)
@@ -94,9 +97,15 @@ def rows(
     return batch
 
 
-def put_changes(batch: WriteBatch, block: BlockRef, shard: int, values: Mapping[bytes, bytes | None]) -> None:
+def put_changes(
+    batch: WriteBatch,
+    block: BlockRef,
+    shard: int,
+    values: Mapping[bytes, bytes | None],
+    causes: Mapping[bytes, Cause],
+) -> None:
     """``near_changes``: block and shard -> the rows of the state that its chunk changed, as they are now."""
-    changed = tuple(Change(key, value) for key, value in sorted(values.items()))
+    changed = tuple(Change(key, value, *causes.get(key, NO_CAUSE)) for key, value in sorted(values.items()))
     batch.put(CHANGES, leaves_key(block.id, shard), encode(changed, CHANGED))
 
 

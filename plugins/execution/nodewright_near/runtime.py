@@ -29,7 +29,7 @@ from nodewright_near.outcomes import Outcome, SuccessReceiptId
 from nodewright_near.parameters import Parameters
 from nodewright_near.processing import Done, Setting, process
 from nodewright_near.receipts import ActionReceipt, Receipt, receipt_id
-from nodewright_near.state import Absent, State
+from nodewright_near.state import BY_RECEIPT, BY_TRANSACTION, Absent, State
 from nodewright_near.transactions import FunctionCall, SignedTransaction
 
 T = TypeVar("T")
@@ -246,7 +246,7 @@ class _Chunk:
         )
         state.set_account(transaction.signer_id, account)
         state.set_access_key(transaction.signer_id, transaction.public_key, key)
-        state.commit()
+        state.commit((BY_TRANSACTION, signed.id))
         self._converted(signed, cost)
 
     def _converted(self, signed: SignedTransaction, cost: Cost) -> None:
@@ -286,7 +286,7 @@ class _Chunk:
 
     def process(self, receipt: Receipt) -> Run[None]:
         done: Done = yield from self.attempt(partial(process, self.setting, self.state, receipt), may_call(receipt))
-        self.state.commit()
+        self.state.commit((BY_RECEIPT, receipt.receipt_id))
         result = self.result
         result.balance_burnt += done.burnt
         self.work += done.work

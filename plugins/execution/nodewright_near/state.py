@@ -12,9 +12,15 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
 from nodewright_near.accounts import FULL_ACCESS, AccessKey, Account, access_key_key, account_key
 from nodewright_near.borsh import decode, encode
+
+# Why a row changed: ``BY_CHAIN``, or a transaction or receipt with its id.
+Cause = tuple[int, bytes]
+BY_CHAIN, BY_TRANSACTION, BY_RECEIPT = range(3)
+NO_CAUSE: Final[Cause] = (BY_CHAIN, bytes(32))
 
 
 class Absent(Exception):
@@ -33,6 +39,7 @@ class State:
         self.changes: dict[bytes, bytes | None] = {}
         self._pending: dict[bytes, bytes | None] = {}
         # Loads keys, and what is under prefixes, before it returns.
+        self.causes: dict[bytes, Cause] | None = None  # the last of each key, where somebody wants to know
         self.fetch: Callable[[Sequence[bytes], Sequence[bytes]], None] | None = None
 
     # --- filled by the driver ---
@@ -73,7 +80,9 @@ class State:
         touched = {key for changes in (self.changes, self._pending) for key in changes if key.startswith(prefix)}
         return sorted(key for key in {*before, *touched} if self.get(key) is not None)
 
-    def commit(self) -> None:
+    def commit(self, cause: Cause = NO_CAUSE) -> None:
+        if self.causes is not None:
+            self.causes.update(dict.fromkeys(self._pending, cause))
         self.changes.update(self._pending)
         self._pending = {}
 
