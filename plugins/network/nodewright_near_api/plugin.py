@@ -1,4 +1,4 @@
-"""Registers the service ``near_api``."""
+"""Registers the services ``near_api`` and ``near_load``, and ``nodewright bench near``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from nodewright.interfaces.environment import Environment
 from nodewright.interfaces.service import Service
 from nodewright.plugins.hooks import hookimpl
 from nodewright.plugins.specs import SERVICE, Dependencies, ServiceSpec
+from nodewright_near_api.bench.config import LoadConfig
+from nodewright_near_api.bench.config import check as check_load
 from nodewright_near_api.config import NearApiConfig, check
 
 
@@ -19,6 +21,13 @@ async def _open(config: NearApiConfig, dependencies: Dependencies, environment: 
     from nodewright_near_api.service import NearApi
 
     yield NearApi(config, environment)
+
+
+@asynccontextmanager
+async def _open_load(config: LoadConfig, dependencies: Dependencies, environment: Environment) -> AsyncIterator[Service]:
+    from nodewright_near_api.bench.service import NearLoad
+
+    yield NearLoad(config, environment)
 
 
 @hookimpl
@@ -31,7 +40,15 @@ def register_services() -> list[ServiceSpec]:
             config=NearApiConfig,
             check=check,
             provides=frozenset({SERVICE}),
-        )
+        ),
+        ServiceSpec(
+            name="near_load",
+            summary="Load generator: signed transfers at a rate that holds a block time, for benchmarks alone",
+            open=_open_load,
+            config=LoadConfig,
+            check=check_load,
+            provides=frozenset({SERVICE}),
+        ),
     ]
 
 

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import http.client
 import json
+from collections import Counter
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from attrs import define, field
 
 from nodewright.errors import NodewrightError
 from nodewright_near.parameters import Parameters
+from nodewright_near.primitives import NO_HASH, base58
+
+NOTHING: Final = base58(NO_HASH)  # the root of no transactions
 
 
 class Rpc:
-    """One keep-alive connection."""
+    """One keep-alive connection. ``account``: any name of a shard that the node keeps."""
 
-    def __init__(self, url: str, timeout_seconds: float = 120.0) -> None:
+    def __init__(self, url: str, account: str = "sandbox", timeout_seconds: float = 120.0) -> None:
+        self._account = account
         parts = urlsplit(url)
         self._connection = http.client.HTTPConnection(parts.hostname or "127.0.0.1", parts.port, timeout=timeout_seconds)
 
@@ -42,7 +48,11 @@ class Rpc:
 
     def final_height(self) -> int:
         """Asked for so that no block has to be read."""
-        return int(self("query", request_type="view_account", finality="final", account_id="sandbox")["block_height"])
+        answer = self.answer("query", request_type="view_account", finality="final", account_id=self._account)
+        found = answer["error"]["cause"]["info"] if "error" in answer else answer["result"]
+        if "block_height" not in found:
+            raise NodewrightError(f"the node says no final height: {answer['error'].get('data')}")
+        return int(found["block_height"])
 
     def close(self) -> None:
         self._connection.close()
@@ -77,13 +87,27 @@ class FinalBlocks:
         height = block["header"]["height"]
         return [chunk for chunk in block["chunks"] if chunk["height_included"] == height]
 
-    def missed(self) -> int:
-        """Places for a chunk that stayed empty."""
-        return sum(len(block["chunks"]) - len(self._new(block)) for block in self.blocks)
+    def missed(self) -> list[int]:
+        """For each shard: places for a chunk that stayed empty."""
+        missed = [0] * len(self.blocks[-1]["chunks"])
+        for block in self.blocks:
+            new = {chunk["shard_id"] for chunk in self._new(block)}
+            for shard in range(len(missed)):
+                missed[shard] += shard not in new
+        return missed
 
-    def chunks(self) -> list[str]:
-        """Hashes, of those that are no repetition of an older one."""
-        return [chunk["chunk_hash"] for block in self.blocks for chunk in self._new(block)]
+    def included(self, rpcs: Sequence[Rpc], progress: Callable[[str, int, int], None]) -> Counter[int]:
+        """Transactions in these blocks' chunks, by shard; a chunk is asked of whoever has it."""
+        chunks = [chunk for block in self.blocks for chunk in self._new(block) if chunk["tx_root"] != NOTHING]
+        found: Counter[int] = Counter()
+        for number, chunk in enumerate(chunks):
+            for rpc in rpcs:
+                answer = rpc.answer("chunk", chunk_id=chunk["chunk_hash"])
+                if "error" not in answer:
+                    found[chunk["shard_id"]] += len({one["hash"] for one in answer["result"]["transactions"]})
+                    break
+            progress("accounting", number + 1, len(chunks))
+        return found
 
     def times(self) -> list[float]:
         """Seconds between one block and the next."""
