@@ -100,7 +100,7 @@ async def test_the_root_is_that_of_the_versioned_tree() -> None:
     import numpy as np
 
     for version in range(4):
-        after = await update(nodes, root, [Change(key, value, key) for key, value in state.items()], version)
+        after = await update(nodes, root, [Change(key, value, b"\1" + key + key) for key, value in state.items()], version)
         nodes.held.update(after.nodes)
         root = after.root
         assert tree.root() == root.hash
