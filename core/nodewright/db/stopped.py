@@ -22,7 +22,7 @@ from attrs import frozen
 
 from nodewright.composition.folders import folder_of
 from nodewright.composition.plan import Plan, PlannedComponent
-from nodewright.db.tools import require_current, require_store
+from nodewright.db.tools import require_current, require_store, tools_of
 from nodewright.environment import NodeEnvironment
 from nodewright.errors import FormatMismatch, StoreCorrupt, StoreError
 from nodewright.interfaces.storage import BlobStore, Compaction, FormatRecord, KeyValueStore, KindListing, TableListing
@@ -250,6 +250,9 @@ async def _open(
     own = environment.for_slot(planned.slot)
     folder = folder_of(planned, environment.root)
     owner = read_owner(folder)
+    ask = tools_of(planned).owner
+    if owner is None and ask is not None:
+        owner = await ask(planned.config, own)
     if not planned.requires.keys() <= opened.keys():
         raise StoreError(f"{planned.slot}: {planned.spec.name} needs other components; this tool opens stores alone")
     raw = await open_component(planned, Dependencies({slot: opened[slot] for slot in planned.requires}), own, stack)

@@ -70,7 +70,8 @@ class StoreGuard:
                 return await call(*arguments, **named)
             except StoreError as error:
                 if self.failure is None and not (slot == POOL and isinstance(error, StoreFull)):
-                    error.args = (f"{slot}: {error}",)
+                    if not str(error).startswith(slot):
+                        error.args = (f"{slot}: {error}",)
                     self.failure = error
                     self._failed(slot, error)
                 raise

@@ -16,6 +16,7 @@ import attrs
 from attrs import field, frozen
 
 from nodewright.interfaces.environment import Environment
+from nodewright.storage.lease import Owner
 
 API_VERSION = 1
 
@@ -100,11 +101,12 @@ class StoreTools:
     """What ``nodewright db`` asks of a store before it opens it, or instead. Each takes the config and the environment of
     the slot, and raises what ``open`` would. A store that is made by opening it gives ``exists``; one that changes what it
     finds when it is opened by a newer version gives ``pending`` (in order, nothing applied); ``repair`` saves what can be
-    saved, under the store's own lease."""
+    saved, under the store's own lease; ``owner`` says who held the lease last, of a store whose lease is in no folder."""
 
     exists: Callable[[Any, Environment], Awaitable[bool]] | None = None
     pending: Callable[[Any, Environment], Awaitable[list[StoreMigration]]] | None = None
     repair: Callable[[Any, Environment], Awaitable[Repair]] | None = None
+    owner: Callable[[Any, Environment], Awaitable[Owner | None]] | None = None
 
 
 @frozen(kw_only=True)

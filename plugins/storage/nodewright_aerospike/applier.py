@@ -189,7 +189,9 @@ class Applier:
         while self.stopped is None:
             try:
                 await self._step()
-            except ServerAway:
+                self.server.tell_back()
+            except ServerAway as error:
+                self.server.tell_away(error)
                 await self._environment.sleep(_PAUSE_SECONDS)
             except StoreFull as error:
                 if not self.full:

@@ -19,7 +19,8 @@ NO_NAMESPACE = 20
 
 # Connection refused or lost, the driver's breaker, a batch whose node is gone; no node at all (1), or a cluster that has
 # not formed yet; a time-out; a key that others write; a device that does not keep up.
-TRANSIENT = frozenset({-1, -8, -10, -11, -12, -14, -15, -16, 1, 7, 9, 11, BUSY, 18})
+DOWN = frozenset({-1, -8, -10, -11, -12, -14, -15, -16, 1, 7, 9, 11})
+TRANSIENT = DOWN | {BUSY, 18}
 
 
 class ServerAway(Exception):

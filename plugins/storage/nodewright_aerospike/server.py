@@ -15,6 +15,7 @@ from nodewright_aerospike.config import AerospikeConfig
 from nodewright_aerospike.driver import Driver
 from nodewright_aerospike.layout import PART_BYTES
 from nodewright_aerospike.problems import (
+    DOWN,
     ELEMENT_EXISTS,
     EXISTS,
     FILTERED,
@@ -49,6 +50,7 @@ class Server:
         self._timeouts = {"total_timeout": milliseconds, "socket_timeout": milliseconds}
         self._writing = {**self._timeouts, "max_retries": 0}
         self._client: Any = None
+        self._away = False
         self.settle_seconds = _SETTLE_SECONDS
 
     # --- trying again ------------------------------------------------------------------------------------------------
@@ -60,13 +62,30 @@ class Server:
         pause = _FIRST_PAUSE
         while True:
             try:
-                return await environment.offload(function, *arguments)
+                result = await environment.offload(function, *arguments)
             except ServerAway as error:
+                self.tell_away(error)
                 left = end - environment.monotonic()
                 if left <= 0:
                     raise away(error, self.place, self.config.retry_seconds) from error
                 await environment.sleep(min(left, pause * environment.random.uniform(0.5, 1.0)))
                 pause = min(2 * pause, _LONGEST_PAUSE)
+            else:
+                self.tell_back()
+                return result
+
+    def tell_away(self, error: ServerAway) -> None:
+        """The log has it once for each time that the server goes away."""
+        if not self._away and error.code in DOWN:
+            self._away = True
+            self.environment.logger.warning(
+                "aerospike_away", server=self.place.server, error=str(error), retry_seconds=self.config.retry_seconds
+            )
+
+    def tell_back(self) -> None:
+        if self._away:
+            self._away = False
+            self.environment.logger.info("aerospike_back", server=self.place.server)
 
     def _guarded(self, function: Callable[..., T], *arguments: Any) -> T:
         try:

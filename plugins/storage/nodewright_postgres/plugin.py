@@ -10,9 +10,11 @@ from nodewright.errors import MissingDriver
 from nodewright.interfaces.environment import Environment
 from nodewright.plugins.hooks import hookimpl
 from nodewright.plugins.specs import BLOB, KEY_VALUE, UTXO, Dependencies, StorageSpec, StoreMigration, StoreTools
+from nodewright.storage.lease import Owner
 from nodewright_postgres.blobs import open_own_blobs
 from nodewright_postgres.bridge import open_bridge
 from nodewright_postgres.config import PostgresConfig, check_config
+from nodewright_postgres.lease import read_owner
 from nodewright_postgres.migrations import applied, pending
 from nodewright_postgres.problems import ConnectionGone, store_error
 from nodewright_postgres.server import Server
@@ -77,6 +79,11 @@ async def to_migrate(config: PostgresConfig, environment: Environment) -> list[S
         return [StoreMigration(migration.number, migration.name) for migration in todo]
 
 
+async def owner(config: PostgresConfig, environment: Environment) -> Owner | None:
+    async with _connected(config, environment) as (server, connection):
+        return await server.call(connection, read_owner, server.place.schema)
+
+
 @hookimpl
 def register_storage() -> list[StorageSpec]:
     return [
@@ -88,7 +95,7 @@ def register_storage() -> list[StorageSpec]:
             provides=CAPABILITIES | {KEY_VALUE},
             check=check_config,
             extra="postgres",
-            tools=StoreTools(exists=exists, pending=to_migrate),
+            tools=StoreTools(exists=exists, pending=to_migrate, owner=owner),
             native={UTXO: open_own_utxo, BLOB: open_own_blobs},
         )
     ]

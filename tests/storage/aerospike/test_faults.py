@@ -22,10 +22,13 @@ from nodewright.errors import (
     StoreLocked,
 )
 from nodewright.interfaces import UtxoTransaction, WriteBatch
+from nodewright.plugins.specs import Dependencies
 from nodewright.storage.utxo_records import SPENT, TX
+from nodewright.testing.environment import LocalEnvironment
 from nodewright.testing.storage_utxo_model import outpoint, output_vector
 from nodewright_aerospike.driver import load_driver
 from nodewright_aerospike.entry import encode
+from nodewright_aerospike.plugin import open_aerospike
 
 
 def one(key: bytes, value: bytes = b"value") -> WriteBatch:
@@ -258,11 +261,23 @@ async def test_a_full_namespace(aerospike: Any, tmp_path: Path) -> None:
         assert await store.get_many("a", [b"before", b"after"]) == [b"value", b"value"]
 
 
+class Log:
+    """What a node's log is told, by name."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def __getattr__(self, level: str) -> Any:
+        return lambda name, **_: self.told.append(name)
+
+
 async def test_a_server_that_is_away_for_a_while(aerospike: Any, tmp_path: Path, budget: int) -> None:
-    """Commits and reads that come meanwhile wait for it. With a budget it is away for ten seconds."""
+    """Commits and reads that come meanwhile wait for it; the log has it once. With a budget it is away for ten seconds."""
     aerospike.kill()
     aerospike.start()
-    async with aerospike.open(tmp_path) as store:
+    environment = LocalEnvironment(tmp_path)
+    environment.logger = log = Log()
+    async with open_aerospike(aerospike.config(tmp_path), Dependencies(), environment) as store:
         for turn in range(20):
             await store.commit(one(bytes([turn])))
         aerospike.kill()
@@ -271,10 +286,13 @@ async def test_a_server_that_is_away_for_a_while(aerospike: Any, tmp_path: Path,
             nursery.start_soon(store.get_many, "a", [b"not there"])
             nursery.start_soon(store.scan, "a")
             await trio.testing.wait_all_tasks_blocked(0.01)
+            while "aerospike_away" not in log.told:
+                await trio.lowlevel.checkpoint()
             if budget > 1:
                 await trio.sleep(10)
             await trio.to_thread.run_sync(aerospike.start)
         assert len((await store.scan("a")).items) == 21
+    assert [name for name in log.told if name != "aerospike_server_restarted"] == ["aerospike_away", "aerospike_back"]
 
 
 async def test_a_server_that_stays_away(aerospike: Any, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,8 @@ def test_a_store_from_before_its_migrations(
     assert code == 0 and out.splitlines()[-1].startswith("nothing to do")
     code, out, _ = db("verify", used)
     assert code == 0 and "1 unspent outputs of 5000 satoshis" in out
+    code, out, _ = db("info", used)
+    assert code == 0 and "not known" not in out and out.count(f"(pid {os.getpid()} on ") >= 2
 
     postgres.sql("INSERT INTO t_upgraded._migration (number, name) VALUES (99, 'later')", "nodewright")
     for command in ("info", "upgrade"):
