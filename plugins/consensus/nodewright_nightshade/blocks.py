@@ -5,9 +5,10 @@ the old one carried over where none was included. A new chunk is made for the he
 the block skips that height. A chunk header publishes what running the shard's *previous* chunk came
 to. ``Info`` is what a block's descendants need to know of the chain below it, so that no check walks back.
 
-An epoch ends with the first block whose height is ``epoch_length`` or more above its first one's. The id of an epoch is the
-hash of the last block of the epoch before the last; those of the first two are zero and the genesis block's hash. Each
-epoch has the validators of the genesis file.
+A block is the last of its epoch once a block less than three below the epoch's ``epoch_length`` is final: what follows is
+said by the block itself (``ends_epoch``). The id of an epoch is the hash of the last block of the epoch before the last;
+those of the first two are zero and the genesis block's hash. Near its end an epoch's blocks are approved by the next one's
+validators too (``needs_next``), so that no change of validators splits what is final.
 """
 
 from __future__ import annotations
@@ -39,9 +40,9 @@ from nodewright_near.headers import (
 from nodewright_near.merkle import extend_frontier, frontier_root, merkle_root
 from nodewright_near.primitives import NO_HASH, NO_SIGNATURE, Hash, Signature, hash256
 from nodewright_nightshade.doomslug import finality
+from nodewright_nightshade.vrf import PROOF_BYTES, output
 
 MAX_BLOCK_BYTES: Final = 16 * 1024 * 1024
-VRF_PROOF_BYTES: Final = 64
 MAX_FUTURE_SECONDS: Final = 120
 
 
@@ -56,12 +57,12 @@ class FutureBlock(InvalidBlock):
 @struct
 @frozen
 class Body:
-    """``vrf_proof`` is the producer's signature over the random value before; ``vrf_value`` its hash. ``endorsements``: for
-    each shard, a signature or none for each validator of its chunk, in the order of the epoch."""
+    """``vrf_proof``: the producer's, for the random value before; ``vrf_value``: the hash of its output. ``endorsements``:
+    for each shard, a signature or none for each validator of its chunk, in the order of the epoch."""
 
     chunks: Annotated[tuple[ChunkHeader, ...], Vector(CHUNK_HEADER, MAX_SHARDS)]
     vrf_value: Hash
-    vrf_proof: Annotated[bytes, Fixed(VRF_PROOF_BYTES)]
+    vrf_proof: Annotated[bytes, Fixed(PROOF_BYTES)]
     endorsements: Annotated[
         tuple[tuple[bytes | None, ...], ...], Vector(Vector(Option(Signature), MAX_VALIDATORS), MAX_SHARDS)
     ]
@@ -140,7 +141,7 @@ class Info:
 
 @frozen
 class Network:
-    """What the genesis says of blocks. ``gas_price`` in yoctoNEAR for a unit of gas."""
+    """What the genesis says of blocks. Gas prices in yoctoNEAR a unit of gas; ``protocol_version`` of its first epoch."""
 
     shards: int
     epoch_length: int
@@ -248,7 +249,7 @@ def genesis_block(
 ) -> tuple[Block, Info]:
     """``roots``: each shard's state root. ``producers``: hash over the validators."""
     chunks = tuple(genesis_chunk(shard, root, height, network, extra) for shard, root in enumerate(roots))
-    body = Body(chunks, NO_HASH, bytes(VRF_PROOF_BYTES), ((),) * len(chunks))
+    body = Body(chunks, NO_HASH, bytes(PROOF_BYTES), ((),) * len(chunks))
     lite = InnerLite(height, NO_HASH, NO_HASH, state_root(chunks), outcome_root(chunks), nanoseconds, producers, NO_HASH)
     rest = InnerRest(
         hash256(encode(body)),
@@ -294,6 +295,20 @@ class Place:
     last_ds_final: bytes
 
 
+def ends_epoch(info: Info, network: Network) -> bool:
+    return info.last_final_height + 3 >= info.epoch_start + network.epoch_length
+
+
+def needs_next(parent: Info, network: Network) -> bool:
+    """Whether a block on this parent is approved by the validators of the next epoch as well."""
+    return not ends_epoch(parent, network) and parent.height + 3 >= parent.epoch_start + network.epoch_length
+
+
+def epoch_after(parent: Info, network: Network) -> bytes:
+    """The epoch of a block on this parent, and of the chunks on it."""
+    return parent.next_epoch_id if ends_epoch(parent, network) else parent.epoch_id
+
+
 def place_of(parent: Info, grandparent: Info | None, height: int, network: Network) -> Place:
     ds_final, final = finality(
         height, (parent.height, parent.hash), (grandparent.height, grandparent.hash) if grandparent is not None else None
@@ -301,7 +316,7 @@ def place_of(parent: Info, grandparent: Info | None, height: int, network: Netwo
     final_height = parent.last_final_height
     if final is not None and grandparent is not None:
         final_height = grandparent.height
-    same = height < parent.epoch_start + network.epoch_length
+    same = not ends_epoch(parent, network)
     return Place(
         parent.epoch if same else parent.epoch + 1,
         parent.epoch_id if same else parent.next_epoch_id,
@@ -349,9 +364,11 @@ def build(
     approvals: Sequence[bytes | None],
     vrf_proof: bytes,
     next_producers: bytes,
+    version: int,
     network: Network,
 ) -> Block:
-    """Unsigned. ``new_chunks``: by shard, the chunk and the signatures of its validators."""
+    """Unsigned. ``new_chunks``: by shard, the chunk and the signatures of its validators. ``next_producers``: hash over the
+    validators of the next epoch. ``version``: the newest protocol that its producer votes for."""
     place = place_of(parent_info, grandparent, height, network)
     chunks, mask, endorsements = [], [], []
     for shard, old in enumerate(parent.body.chunks):
@@ -361,7 +378,7 @@ def build(
         endorsements.append(() if new is None else tuple(new[1]))
     included = [chunk for chunk, is_new in zip(chunks, mask, strict=True) if is_new]
     before = parent.header.inner_rest
-    value = hash256(vrf_proof)
+    value = hash256(output(vrf_proof))
     body = Body(tuple(chunks), value, vrf_proof, tuple(endorsements))
     lite = InnerLite(
         height,
@@ -396,7 +413,7 @@ def build(
         parent_info.height,
         None,
         tuple(approvals),
-        network.protocol_version,
+        version,
         tuple(bitmap(one) for one in endorsements),
     )
     return Block(BlockHeaderV5(parent_info.hash, lite, rest, NO_SIGNATURE), body)
@@ -408,12 +425,15 @@ def check(
     parent_info: Info,
     grandparent: Info | None,
     next_producers: bytes,
+    version: int,
     network: Network,
     now: float,
 ) -> None:
     """Everything but signatures and what chunks say of the state. Raises InvalidBlock. A block equals what ``build`` makes
-    of its own free choices (time, chunks, approvals, proof)."""
+    of its own free choices (time, chunks, approvals, proof, vote for a protocol). ``version``: that of its epoch."""
     lite, rest, body = block.header.inner_lite, block.header.inner_rest, block.body
+    if rest.latest_protocol_version < version:
+        raise InvalidBlock(f"its producer runs protocol {rest.latest_protocol_version}, the epoch {version}")
     if block.header.prev_hash != parent_info.hash or lite.height <= parent_info.height:
         raise InvalidBlock("it does not stand on its parent")
     if lite.timestamp <= parent.header.inner_lite.timestamp:
@@ -434,18 +454,22 @@ def check(
         if inner.gas_limit != network.gas_limit:
             raise InvalidBlock(f"the chunk of shard {shard} has another gas limit")
         new[shard] = (chunk, signed)
-    expected = build(
-        parent,
-        parent_info,
-        grandparent,
-        lite.height,
-        lite.timestamp,
-        new,
-        rest.approvals,
-        body.vrf_proof,
-        next_producers,
-        network,
-    )
+    try:
+        expected = build(
+            parent,
+            parent_info,
+            grandparent,
+            lite.height,
+            lite.timestamp,
+            new,
+            rest.approvals,
+            body.vrf_proof,
+            next_producers,
+            rest.latest_protocol_version,
+            network,
+        )
+    except ValueError as error:
+        raise InvalidBlock(f"its random value has no proof: {error}") from error
     if block_hash(lite, rest, parent_info.hash) != expected.hash or body != expected.body:
         raise InvalidBlock("its header is not what its parent and its chunks make it")
     if lite.timestamp > (now + MAX_FUTURE_SECONDS) * 10**9:

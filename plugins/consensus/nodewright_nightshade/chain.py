@@ -25,22 +25,26 @@ from itertools import pairwise
 import trio
 from attrs import define, field
 
-from nodewright.errors import StoreError
+from nodewright.errors import ConfigurationError, StoreError
 from nodewright.interfaces.common import BlockRef, Parcel
 from nodewright.interfaces.environment import Environment
 from nodewright.interfaces.execution import Deferred, Execution, ExecutionRequest, Outcome
 from nodewright.interfaces.pool import TransactionPool
 from nodewright.interfaces.service import EventLog
 from nodewright.interfaces.verifier import Verifier
-from nodewright_near.headers import approval_message, approval_of, endorsement_message
+from nodewright_near.chunks import Locked
+from nodewright_near.genesis import shard_of
+from nodewright_near.headers import ChunkHeader
+from nodewright_near.parameters import VERSIONS
 from nodewright_near.transactions import SignedTransaction
-from nodewright_nightshade import blocks, running
-from nodewright_nightshade.blocks import Block, Info, InvalidBlock, chunk_signing_message, extra_of
+from nodewright_nightshade import blocks, running, selection, signatures, vrf
+from nodewright_nightshade.blocks import Block, Info, InvalidBlock, extra_of
 from nodewright_nightshade.chunking import Chunk, parcel
-from nodewright_nightshade.epochs import Epochs
+from nodewright_nightshade.epochs import Approvers, Epochs
 from nodewright_nightshade.genesis import Genesis
-from nodewright_nightshade.mandates import endorsed
 from nodewright_nightshade.running import describe, out_of_date, run_of_outcome
+from nodewright_nightshade.sampling import Epoch
+from nodewright_nightshade.selection import EpochSet, Tally
 from nodewright_nightshade.store import ChainStore, Run
 
 REMEMBERED = 256  # blocks that stay in memory below the final one
@@ -60,12 +64,14 @@ class UnknownParent(Exception):
 @define
 class Held:
     """An accepted block in memory. ``placed``: the transactions of its new chunks, by id, with shard and place; empty once
-    it is final. ``evicted``: transactions that were reserved here and lost to it, with the winner."""
+    it is final. ``evicted``: transactions that were reserved here and lost to it, with the winner. ``tally``: what its
+    epoch has counted up to it; there for every block that a child may stand on."""
 
     block: Block
     info: Info
     placed: dict[bytes, tuple[int, int]] = field(factory=dict)
     evicted: dict[bytes, bytes] = field(factory=dict)
+    tally: Tally | None = None
 
 
 def placed(chunks: Mapping[int, Chunk]) -> dict[bytes, tuple[int, int]]:
@@ -174,6 +180,7 @@ class Chain:
             id = block.hash
             if block.height <= self.final.info.height or id in self.held:
                 return False
+            network = self.genesis.network
             key = sha256(block.encode()).digest()
             if key in self.refused:
                 raise InvalidBlock(self.refused[key])
@@ -185,17 +192,14 @@ class Chain:
             grandparent = await self.parent(parent.info)
             before = grandparent.info if grandparent is not None else None
             try:
-                blocks.check(
-                    block,
-                    parent.block,
-                    parent.info,
-                    before,
-                    self.genesis.producers_hash,
-                    self.genesis.network,
-                    self.environment.now(),
-                )
-                info = blocks.info_of(block, parent.info, before, self.genesis.network)
-                await self._check_signatures(block, parent, before, info)
+                place = blocks.place_of(parent.info, before, block.height, network)
+                epoch, after = await self.epoch_set(place.epoch_id), await self.epoch_set(place.next_epoch_id)
+                self._check_version(epoch)
+                after_hash = self.epochs.producers_hash(after.id)
+                now = self.environment.now()
+                blocks.check(block, parent.block, parent.info, before, after_hash, epoch.version, network, now)
+                info = blocks.info_of(block, parent.info, before, network)
+                await self._check_signatures(block, parent, info)
                 chunks = await self.chunks_of(block, bodies)
                 await self._check_claims(block, parent.info)
             except InvalidBlock as error:
@@ -204,9 +208,10 @@ class Chain:
                 self.events.publish("block_refused", {"hash": id.hex(), "height": block.height, "reason": str(error)})
                 raise
             with trio.CancelScope(shield=True):
-                held = Held(block, info, placed(chunks))
+                held = Held(block, info, placed(chunks), tally=self.counted(block, info, parent))
+                fixed = self._fixed(held, epoch, after)
                 runs = await self.run(held, parent, chunks)
-                await self.store.put_block(block, info, list(chunks.values()), runs)
+                await self.store.put_block(block, info, list(chunks.values()), runs, fixed)
                 await self.stand(held, runs)
                 accepted = {"hash": id.hex(), "height": block.height, "previous": info.prev.hex()}
                 self.events.publish("block_accepted", accepted | {"transactions": len(held.placed)})
@@ -244,56 +249,90 @@ class Chain:
             raise MissingChunks(missing)
         return found
 
-    def chunk_epoch(self, parent: Info, grandparent: Info | None) -> bytes:
-        """The epoch by which the chunks on this parent are made and checked."""
-        return blocks.place_of(parent, grandparent, parent.height + 1, self.genesis.network).epoch_id
+    # --- epochs ---
 
-    async def _check_signatures(self, block: Block, parent: Held, grandparent: Info | None, info: Info) -> None:
-        """The producer's, approvals of more than two thirds, each new chunk's producer and endorsements; in one batch."""
-        epoch = self.epochs.of(info.epoch_id)
-        validators = epoch.validators
-        keys: list[bytes] = []
-        messages: list[bytes] = []
-        signatures: list[bytes] = []
+    async def epoch_set(self, id: bytes) -> EpochSet:
+        """Raises StoreError for one that is not known."""
+        known = self.epochs.sets.get(id)
+        if known is None:
+            known = await self.store.epoch(id)
+            if known is None:
+                raise StoreError(f"the epoch {id.hex()} is not known to this node")
+            self.epochs.add(known)
+        return known
 
-        def add(at: int, message: bytes, signature: bytes) -> None:
-            keys.append(validators[at].key[1:])
-            messages.append(message)
-            signatures.append(signature[1:] if signature[0] == 0 else bytes(64))
+    async def epoch(self, id: bytes) -> Epoch:
+        return self.epochs.add(await self.epoch_set(id))
 
-        add(epoch.block_producer(info.height), info.hash, block.header.signature)
-        before = parent.block.header.inner_rest.random_value
-        add(epoch.block_producer(info.height), before, b"\0" + block.body.vrf_proof)
-        approvals = block.header.inner_rest.approvals
-        if len(approvals) > len(validators):
-            raise InvalidBlock("it has approvals of more than there are validators")
-        message = approval_message(approval_of(parent.info.hash, parent.info.height, info.height), info.height)
-        stake = 0
-        for at, signature in enumerate(approvals):
-            if signature is not None:
-                add(at, message, signature)
-                stake += validators[at].stake
-        if 3 * stake <= 2 * epoch.total_stake:
-            raise InvalidBlock("its approvals are not of more than two thirds of the stake")
-        chunk_epoch, made = self.chunk_epoch(parent.info, grandparent), parent.info.height + 1
-        for shard, header in enumerate(block.body.chunks):
-            if not block.is_new(shard):
-                continue
-            producer = self.epochs.of(chunk_epoch).chunk_producer(made, shard)
-            add(producer, chunk_signing_message(header.inner), header.signature)
-            assignment = self.epochs.assignment(chunk_epoch, made, shard)
-            members = sorted(assignment)
-            given = block.body.endorsements[shard]
-            if len(given) != len(members):
-                raise InvalidBlock(f"the chunk of shard {shard} has not one place for each of its validators")
-            signers = [at for at, signature in zip(members, given, strict=True) if signature is not None]
-            if not endorsed(assignment, signers):
-                raise InvalidBlock(f"the chunk of shard {shard} is not endorsed by two thirds of its validators' stake")
-            said = endorsement_message(header.hash())
-            for at, signature in zip(members, given, strict=True):
-                if signature is not None:
-                    add(at, said, signature)
-        good = await self.environment.offload(self.verifier.ed25519, keys, messages, signatures)
+    def chunk_epoch(self, parent: Info) -> bytes:
+        """The epoch by which a block on this parent, and the chunks on it, are made and checked."""
+        return blocks.epoch_after(parent, self.genesis.network)
+
+    def approvers(self, parent: Info) -> Approvers:
+        """Of blocks on an accepted block."""
+        then = parent.next_epoch_id if blocks.needs_next(parent, self.genesis.network) else None
+        return self.epochs.approvers(self.chunk_epoch(parent), then)
+
+    def keys_of(self, account: str) -> set[bytes]:
+        """The keys that a validator of the head's epoch, or of the next one, signs with."""
+        info = self.head.info
+        epochs = {info.epoch_id, info.next_epoch_id, self.chunk_epoch(info)}
+        found = [(epoch, epoch.place(account)) for epoch in map(self.epochs.of, epochs)]
+        return {epoch.validators[at].key for epoch, at in found if at is not None}
+
+    def _check_version(self, epoch: EpochSet) -> None:
+        if epoch.version not in VERSIONS:
+            raise ConfigurationError(
+                f"the network runs protocol {epoch.version} from epoch {epoch.number} on and this release knows "
+                f"{', '.join(map(str, sorted(VERSIONS)))}: upgrade nodewright and start the node again"
+            )
+
+    def counted(self, block: Block, info: Info, parent: Held) -> Tally:
+        epoch, rest = self.epochs.of(info.epoch_id), block.header.inner_rest
+        begun = parent.tally if info.epoch_id == parent.info.epoch_id else Tally.of(len(epoch.validators))
+        assert begun is not None  # the parent was accepted since the start, or its tally brought back
+        mask, proposals = rest.chunk_mask, rest.prev_validator_proposals
+        return begun.add(epoch, parent.info.height, info.height, mask, proposals, rest.latest_protocol_version)
+
+    def _fixed(self, held: Held, ending: EpochSet, coming: EpochSet) -> list[EpochSet]:
+        """The epoch that a block fixes, where it is the last of its own."""
+        if not blocks.ends_epoch(held.info, self.genesis.network):
+            return []
+        assert held.tally is not None
+        made = selection.following(ending, coming, held.tally, held.info.hash, self.genesis.seats)
+        self.epochs.add(made)
+        return [made]
+
+    async def locks(self, info: Info, parent: Info, shard: int) -> tuple[Locked, ...]:
+        """What accounts of a shard have to leave at stake, where its run in a block is its first in the epoch; also what
+        they had to in epochs in which it never ran."""
+        ran = parent.ran[shard]
+        if ran.height >= info.epoch_start:
+            return ()
+        last = await self.store.info(ran.block)
+        if last is None:
+            raise StoreError(f"block {ran.ref} is not stored")
+        now, after = await self.epoch_set(info.epoch_id), await self.epoch_set(info.next_epoch_id)
+        passed: list[dict[str, int]] = []
+        while now.id != last.epoch_id and now.id != now.before:
+            before = await self.epoch_set(now.before)
+            passed.append(selection.locks([before, now, after]))
+            now, after = before, now
+        found: dict[str, int] = {}
+        for one in reversed(passed):
+            found.update(one)
+        boundaries = self.genesis.boundaries
+        return tuple(Locked(name, found[name]) for name in sorted(found) if shard_of(name, boundaries) == shard)
+
+    async def _check_signatures(self, block: Block, parent: Held, info: Info) -> None:
+        """All of a block's, in one batch."""
+        approvers = self.approvers(parent.info)
+        told = signatures.collect(block, parent.info, info, self.epochs, approvers)
+        producer = told.keys[0]
+        before, proof = parent.block.header.inner_rest.random_value, block.body.vrf_proof
+        if not await self.environment.offload(vrf.verified, producer, before, proof):
+            raise InvalidBlock("its random value is not its producer's")
+        good = await self.environment.offload(self.verifier.ed25519, told.keys, told.messages, told.signatures)
         if not all(good):
             raise InvalidBlock(f"{list(good).count(0)} of its signatures are wrong")
 
@@ -345,7 +384,25 @@ class Chain:
         refused = await self.refused_in(transactions, parent)
         incoming = await self._incoming(held, parent, shard, chunks)
         header = held.block.body.chunks[shard]
-        return running.request(self.genesis.network, held, parent, header, transactions, refused, incoming, record_witness)
+        return await self.request_on(held, parent, header, transactions, refused, incoming, record_witness)
+
+    async def request_on(
+        self,
+        held: Held,
+        parent: Held,
+        header: ChunkHeader,
+        transactions: Sequence[SignedTransaction],
+        refused: tuple[int, ...],
+        incoming: Sequence[Parcel],
+        record_witness: bool = False,
+    ) -> ExecutionRequest:
+        """With what the block's epoch says of it."""
+        version = (await self.epoch_set(held.info.epoch_id)).version
+        locks = await self.locks(held.info, parent.info, header.inner.shard_id)
+        network = self.genesis.network
+        return running.request(
+            network, held, parent, header, transactions, refused, incoming, version, locks, record_witness
+        )
 
     async def refused_in(self, transactions: Sequence[SignedTransaction], parent: Held) -> tuple[int, ...]:
         """Places of transactions of a chunk in a child of ``parent`` that name a block too old, or of another chain."""
@@ -409,7 +466,8 @@ class Chain:
             (id, shard, index) for id, (shard, index) in held.placed.items() if id not in known and id not in rejected
         ]
         dead = self._dead(held)
-        await self.store.put_final(info, places, [one.info for one in dead])
+        assert held.tally is not None
+        await self.store.put_final(info, held.tally, places, [one.info for one in dead])
         ran = [shard for shard in sorted(self.tracked) if held.block.is_new(shard)]
         replaced = dict(held.evicted)
         for shard in ran:

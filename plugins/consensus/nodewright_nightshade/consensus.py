@@ -26,8 +26,9 @@ from nodewright.interfaces.transport import Transport
 from nodewright.interfaces.verifier import Verifier
 from nodewright_near.borsh import encode
 from nodewright_near.headers import BLOCK_HEADER
+from nodewright_near.primitives import key_text
 from nodewright_nightshade import genesis as genesis_rules
-from nodewright_nightshade import keys, local, recovery, sandbox, witness
+from nodewright_nightshade import keys, local, recovery, sandbox, selection, witness
 from nodewright_nightshade.chain import Chain, Held
 from nodewright_nightshade.chunking import Chunk
 from nodewright_nightshade.config import NightshadeConfig
@@ -35,12 +36,13 @@ from nodewright_nightshade.epochs import Epochs
 from nodewright_nightshade.network import Network
 from nodewright_nightshade.producer import Producer, Said
 from nodewright_nightshade.safety import Safety
+from nodewright_nightshade.selection import EpochSet
 from nodewright_nightshade.store import ChainStore
 
 
 class Nightshade:
     capabilities = frozenset({"sharded", "finality"})
-    format = "nightshade-1"
+    format = "nightshade-2"
     invalid_transaction = "discard"
 
     def __init__(
@@ -71,14 +73,10 @@ class Nightshade:
     ) -> Nightshade:
         """Raises ConfigurationError."""
         rules = genesis_rules.read(genesis)
-        epochs = Epochs(rules.validators, rules.network.shards, rules.mandates)
+        epochs = Epochs(rules.network.shards, rules.mandates)
         signer = keys.load(config.validator, environment) if config.validator else None
         if config.local_validator >= 0 and local.is_local(genesis):
             signer = local.signer(config.local_validator)
-        if signer is not None:
-            place = epochs.place(signer.account)
-            if place is None or rules.validators[place].key != signer.public:
-                signer = keys.not_a_validator(signer, [one.account for one in rules.validators])
         store = ChainStore(chain, config.decoded_cache)
         parts = Chain(rules, epochs, store, execution, pool, events, verifier, environment)
         return cls(config, parts, signer, transport)
@@ -99,11 +97,17 @@ class Nightshade:
                 "this validator signs nothing: its chain is here and what it has signed is not; use the control "
                 "allow_voting once no other node signs with its key"
             )
+        if self._signer is not None and self._signer.public not in chain.keys_of(self._signer.account):
+            chain.environment.logger.warning(
+                "no validator of this epoch or the next: it signs once its stake has a seat",
+                account=self._signer.account,
+                key=key_text(self._signer.public),
+            )
         self.producer = Producer(chain, self._config, safety, self._signer, self._say)
 
     async def _before_commit(self, held: Held, shard: int) -> None:
         """Whoever has no state of a shard asks its producers for witnesses."""
-        if self.network is not None and len(self.chain.epochs.validators) > 1:
+        if self.network is not None and len(self.chain.approvers(held.info).all) > 1:
             try:
                 await witness.keep_for_later(self.chain, held, shard)
             except witness.BadWitness as error:
@@ -114,8 +118,8 @@ class Nightshade:
         chain = self.chain
         wanted = set(range(chain.genesis.network.shards))
         if self._config.track == "assigned":
-            epoch = chain.epochs.of(chain.head.info.epoch_id)
-            place = chain.epochs.place(self._signer.account) if self._signer is not None else None
+            epoch = chain.epochs.of(chain.chunk_epoch(chain.head.info))
+            place = epoch.place(self._signer.account, self._signer.public) if self._signer is not None else None
             wanted = {shard for shard, members in enumerate(epoch.chunk_producers) if place in members}
         lacking = sorted(wanted - chain.tracked)
         if lacking:
@@ -124,7 +128,7 @@ class Nightshade:
                 f"execution.kept = {sorted(wanted | chain.tracked)}"
             )
 
-    async def _say(self, said: Said, to: Sequence[int] = ()) -> None:
+    async def _say(self, said: Said, to: Sequence[str] = ()) -> None:
         if self.network is not None:
             await self.network.say(said, to)
 
@@ -184,12 +188,12 @@ class Nightshade:
                 "gas_price": str(rest.next_gas_price),
                 "total_supply": str(rest.total_supply),
                 "last_final_block": held.info.last_final.hex(),
-                "producer": self._producer_of(held),
+                "producer": await self._producer_of(held),
             },
         )
 
-    def _producer_of(self, held: Held) -> str:
-        epoch = self.chain.epochs.of(held.info.epoch_id)
+    async def _producer_of(self, held: Held) -> str:
+        epoch = await self.chain.epoch(held.info.epoch_id)
         return epoch.validators[epoch.block_producer(held.info.height)].account
 
     async def _chunks_of(self, held: Held) -> dict[int, Chunk]:
@@ -262,20 +266,43 @@ class Nightshade:
         parent = await self.chain.find(chunk.header.inner.prev_block_hash)
         author = ""
         if parent is not None:
-            grandparent = await self.chain.parent(parent.info)
-            epoch_id = self.chain.chunk_epoch(parent.info, grandparent.info if grandparent is not None else None)
-            epoch = self.chain.epochs.of(epoch_id)
+            epoch = await self.chain.epoch(self.chain.chunk_epoch(parent.info))
             author = epoch.validators[epoch.chunk_producer(parent.info.height + 1, chunk.shard)].account
         return chunk.header, chunk.body, author
 
     async def _query_validators(self) -> Any:
-        info = self.chain.head.info
-        epoch = self.chain.epochs.of(info.epoch_id)
-        rows = [
-            (one.account, one.key, one.stake, [s for s, members in enumerate(epoch.chunk_producers) if at in members], 0, 0)
-            for at, one in enumerate(epoch.validators)
-        ]
-        return {"epoch_height": info.epoch, "epoch_start_height": info.epoch_start, "current": rows, "next": rows}
+        chain = self.chain
+        held = chain.head
+        info, tally = held.info, held.tally
+        now, after = await chain.epoch_set(info.epoch_id), await chain.epoch_set(info.next_epoch_id)
+        assert tally is not None
+
+        def rows(epoch: EpochSet, counts: Sequence[Sequence[int]]) -> list[tuple[Any, ...]]:
+            return [
+                (
+                    one.account_id,
+                    one.public_key,
+                    one.stake,
+                    [shard for shard, members in enumerate(epoch.members) if at in members],
+                    *(column[at] for column in counts),
+                )
+                for at, one in enumerate(epoch.validators)
+            ]
+
+        return {
+            "epoch_height": info.epoch,
+            "epoch_start_height": info.epoch_start,
+            "current": rows(now, (tally.blocks, tally.blocks_due, tally.chunks, tally.chunks_due)),
+            "next": rows(after, ()),
+            "proposals": [(one.account_id, one.public_key, one.stake) for one in tally.proposals],
+            "kicked": [(one.account, selection.reason(one)) for one in now.kicked],
+            "seat_price": after.seat_price,
+            "protocol_version": now.version,
+        }
+
+    async def _query_epoch(self, id: bytes) -> EpochSet | None:
+        known = self.chain.epochs.sets.get(id)
+        return known if known is not None else await self.chain.store.epoch(id)
 
     async def _query_gas_price(self, id: bytes | None = None, height: int | None = None) -> Any:
         held = await self._held(id, height, "optimistic")
@@ -288,7 +315,7 @@ class Nightshade:
             "boundaries": genesis.boundaries,
             "epoch_length": genesis.network.epoch_length,
             "min_gas_price": genesis.network.min_gas_price,
-            "protocol_version": genesis.network.protocol_version,
+            "protocol_version": (await self.chain.epoch_set(self.chain.head.info.epoch_id)).version,
             "chain_id": str(genesis.document["network"]),
             "genesis_height": self.chain.root.info.height,
             "genesis_hash": self.chain.root.info.hash,

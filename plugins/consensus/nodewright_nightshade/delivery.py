@@ -29,6 +29,7 @@ from nodewright_nightshade.chain import Chain
 from nodewright_nightshade.chunking import Chunk, InvalidChunk
 from nodewright_nightshade.keys import verify
 from nodewright_nightshade.parts import MAX_PARTS_BYTES, Part, Parts, cut, proves, pushed, rebuild
+from nodewright_nightshade.sampling import Epoch
 
 BODY_PART = "near_part"
 BODY_CHUNK = "near_chunk"
@@ -88,14 +89,14 @@ class PartBodies(Bodies):
 
 
 class Delivery:
-    """``peer_of`` gives a validator's peer, where it is known. ``blame`` (peer, points are the caller's) names a liar."""
+    """``peer_of`` gives a validator's peer, where it is known. ``blame`` (peer, reason) names a liar."""
 
     def __init__(
         self,
         chain: Chain,
         transport: Transport,
         timeout_seconds: float,
-        peer_of: Callable[[int], bytes | None],
+        peer_of: Callable[[str], bytes | None],
         blame: Callable[[bytes, str], None],
     ) -> None:
         self.chain = chain
@@ -112,7 +113,6 @@ class Delivery:
         self._cuts: dict[bytes, list[Part]] = {}
         self._gathering: dict[bytes, trio.Event] = {}
         self._at_work: dict[bytes, int] = {}
-        self._producers = len(chain.genesis.validators)
         transport.provide(BODY_PART, PartBodies(self))
         transport.provide(BODY_CHUNK, Bodies(self))
 
@@ -140,11 +140,21 @@ class Delivery:
             chunk = await self.known(id)
             if chunk is None:
                 return None
-            found = await self.chain.environment.offload(cut, encode(chunk.body), self._producers)
+            producers = await self._producers(chunk.header)
+            if producers is None:
+                return None
+            found = await self.chain.environment.offload(cut, encode(chunk.body), producers)
             self._cuts[id] = found
             while len(self._cuts) > 2:
                 self._cuts.pop(next(iter(self._cuts)))
         return found[index] if index < len(found) else None
+
+    async def _producers(self, header: ChunkHeader) -> int | None:
+        """How many validators its epoch has: into so many parts the body is cut. None where its parent is not here."""
+        parent = await self.chain.find(header.inner.prev_block_hash)
+        if parent is None:
+            return None
+        return len((await self.chain.epoch_set(self.chain.chunk_epoch(parent.info))).validators)
 
     def _hold(self, header: ChunkHeader, parts: Sequence[Part]) -> Pending:
         id = header.hash()
@@ -168,13 +178,14 @@ class Delivery:
     # --- out ---
 
     async def push(self, chunk: Chunk, places: dict[bytes, int]) -> None:
-        """A chunk made here, to all peers; ``places``: which of them are validators."""
+        """A chunk made here, to all peers; ``places``: which of them are validators of its epoch."""
         self.remember(chunk)
-        if not self.transport.peers():
+        producers = await self._producers(chunk.header)
+        if producers is None or not self.transport.peers():
             return
-        parts = await self.chain.environment.offload(cut, encode(chunk.body), self._producers)
+        parts = await self.chain.environment.offload(cut, encode(chunk.body), producers)
         for peer in self.transport.peers():
-            message = pushed(chunk.header, parts, self._producers, places.get(peer.id))
+            message = pushed(chunk.header, parts, producers, places.get(peer.id))
             try:
                 await self.channel.send(peer.id, encode(message))
             except PeerGone:
@@ -218,16 +229,15 @@ class Delivery:
             return False
         if inner.encoded_length > MAX_CHUNK_BYTES:
             raise Forged(f"a chunk of shard {inner.shard_id} with a body of {inner.encoded_length} bytes")
+        epoch = self.chain.epochs.of(self.chain.chunk_epoch(parent.info))
+        producers = len(epoch.validators)
         # The chunk's hash does not cover its signature: a header is as good as checked only if it is the same.
         pending = self.pending.get(id)
         if pending is None or pending.header != header:
-            grandparent = await self.chain.parent(parent.info)
-            epoch_id = self.chain.chunk_epoch(parent.info, grandparent.info if grandparent is not None else None)
-            epoch = self.chain.epochs.of(epoch_id)
             producer = epoch.validators[epoch.chunk_producer(inner.height_created, inner.shard_id)]
             if not verify(producer.key, chunk_signing_message(inner), header.signature):
                 raise Forged(f"a chunk of shard {inner.shard_id} that its producer {producer.account} did not sign")
-        if not all(proves(header, part, self._producers) for part in message.parts):
+        if not all(proves(header, part, producers) for part in message.parts):
             raise Forged(f"a part of chunk {id.hex()[:16]} that is not of it")
         if id not in self.recent:
             self._hold(header, message.parts)
@@ -256,7 +266,10 @@ class Delivery:
             await self._gathering[id].wait()
         done = self._gathering[id] = trio.Event()
         try:
-            chunk = await self._from_parts(header, peer) or await self._whole(header, peer)
+            producers = await self._producers(header)
+            if producers is None:
+                raise Unavailable(f"the block that chunk {id.hex()} stands on is not here")
+            chunk = await self._from_parts(header, peer, producers) or await self._whole(header, peer, producers)
         finally:
             del self._gathering[id]
             done.set()
@@ -265,8 +278,8 @@ class Delivery:
         self.remember(chunk)
         return chunk
 
-    async def _from_parts(self, header: ChunkHeader, peer: bytes) -> Chunk | None:
-        needed, total = erasure.counts(self._producers)
+    async def _from_parts(self, header: ChunkHeader, peer: bytes, producers: int) -> Chunk | None:
+        needed, total = erasure.counts(producers)
         id = header.hash()
         if id not in self.pending:
             return None  # nobody is just handing it round: who has the block has the body
@@ -277,12 +290,12 @@ class Delivery:
             queue = iter(missing)
             async with trio.open_nursery() as nursery:
                 for _ in range(min(AT_ONCE, needed - len(pending.parts))):
-                    nursery.start_soon(self._ask_for_parts, header, peer, queue, needed)
+                    nursery.start_soon(self._ask_for_parts, header, peer, queue, needed, producers)
             pending = self._hold(header, ())
             if len(pending.parts) >= needed:
                 try:
-                    body = rebuild(header, pending.parts, self._producers)
-                    return await self._read(header, body)
+                    body = rebuild(header, pending.parts, producers)
+                    return await self._read(header, body, producers)
                 except (InvalidChunk, ValueError) as error:
                     self._drop_pending(id)
                     author = self._author(header)
@@ -293,20 +306,25 @@ class Delivery:
             await self.chain.environment.sleep(ROUND_SECONDS * (attempt + 1))
         return None
 
-    def _author(self, header: ChunkHeader) -> int | None:
+    def _epoch(self, header: ChunkHeader) -> Epoch | None:
         parent = self.chain.held.get(header.inner.prev_block_hash)
-        if parent is None:
-            return None
-        grandparent = self.chain.held.get(parent.info.prev)
-        epoch_id = self.chain.chunk_epoch(parent.info, grandparent.info if grandparent is not None else None)
-        return self.chain.epochs.of(epoch_id).chunk_producer(header.inner.height_created, header.inner.shard_id)
+        return None if parent is None else self.chain.epochs.of(self.chain.chunk_epoch(parent.info))
 
-    async def _ask_for_parts(self, header: ChunkHeader, peer: bytes, queue: Iterator[int], needed: int) -> None:
-        id = header.hash()
+    def _author(self, header: ChunkHeader) -> str | None:
+        epoch = self._epoch(header)
+        if epoch is None:
+            return None
+        return epoch.validators[epoch.chunk_producer(header.inner.height_created, header.inner.shard_id)].account
+
+    async def _ask_for_parts(
+        self, header: ChunkHeader, peer: bytes, queue: Iterator[int], needed: int, producers: int
+    ) -> None:
+        id, epoch = header.hash(), self._epoch(header)
         for index in queue:
-            owner = self._peer_of(index)
+            known = epoch is not None and index < len(epoch.validators)
+            owner = self._peer_of(epoch.validators[index].account) if epoch is not None and known else None
             for source in [owner, peer] if owner is not None and owner != peer else [peer]:
-                part = await self._fetch_part(source, header, index)
+                part = await self._fetch_part(source, header, index, producers)
                 if part is not None:
                     self._hold(header, [part])
                     break
@@ -314,7 +332,7 @@ class Delivery:
             if pending is None or len(pending.parts) >= needed:
                 return
 
-    async def _fetch_part(self, source: bytes, header: ChunkHeader, index: int) -> Part | None:
+    async def _fetch_part(self, source: bytes, header: ChunkHeader, index: int, producers: int) -> Part | None:
         id = header.hash()
         data = await self._fetch(source, BODY_PART, id + index.to_bytes(2, "little"), MAX_PARTS_BYTES)
         if data is None:
@@ -324,12 +342,12 @@ class Delivery:
         except Malformed:
             self._blame(source, f"a part of chunk {id.hex()[:16]} that cannot be read")
             return None
-        if part.index != index or not proves(header, part, self._producers):
+        if part.index != index or not proves(header, part, producers):
             self._blame(source, f"a part of chunk {id.hex()[:16]} that is not of it")
             return None
         return part
 
-    async def _whole(self, header: ChunkHeader, peer: bytes) -> Chunk | None:
+    async def _whole(self, header: ChunkHeader, peer: bytes, producers: int) -> Chunk | None:
         id = header.hash()
         others = [one.id for one in self.transport.peers() if one.id != peer]
         self.chain.environment.random.shuffle(others)
@@ -337,7 +355,7 @@ class Delivery:
             data = await self._fetch(source, BODY_CHUNK, id, min(MAX_CHUNK_BYTES, header.inner.encoded_length))
             if data is not None:
                 try:
-                    return await self._read(header, data)
+                    return await self._read(header, data, producers)
                 except InvalidChunk as error:
                     self._blame(source, f"its body of chunk {id.hex()[:16]}: {error}")
         return None
@@ -351,6 +369,6 @@ class Delivery:
             return None
         return bytes(data)
 
-    async def _read(self, header: ChunkHeader, body: bytes) -> Chunk:
+    async def _read(self, header: ChunkHeader, body: bytes, producers: int) -> Chunk:
         boundaries = self.chain.genesis.boundaries
-        return await self.chain.environment.offload(chunking.read, header, body, self._producers, boundaries)
+        return await self.chain.environment.offload(chunking.read, header, body, producers, boundaries)

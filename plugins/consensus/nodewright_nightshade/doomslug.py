@@ -2,7 +2,8 @@
 
 A validator approves, for each height that it expects: the tip itself (an *endorsement*, for the height right above it), or
 that the heights in between stay empty (a *skip*, for one further up). A block at a height needs approvals of more than
-two thirds of the stake for that height. Sources: the reference page of the family; nearcore's documentation of Doomslug.
+two thirds of the stake for that height (near the end of an epoch, of the next one's as well). Sources: the reference page
+of the family; nearcore's documentation of Doomslug.
 
 Invariants:
 - heights that are approved only rise: nothing is approved twice, and never a height at or below one approved before, also
@@ -14,9 +15,10 @@ Invariants:
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Mapping, Sequence
 
 from attrs import define, field, frozen
+
+from nodewright_nightshade.epochs import Approvers
 
 
 @frozen
@@ -98,33 +100,37 @@ class Timer:
         return found
 
 
+@frozen
+class Vote:
+    key: bytes
+    signature: bytes
+    at: float
+
+
 @define
 class Votes:
-    """Approvals for one target height on one parent, by validator."""
+    """Approvals for one target height on one parent, by account, in the order in which they came."""
 
-    stakes: Mapping[str, int]
-    total: int
-    signatures: dict[str, bytes] = field(factory=dict)
-    stake: int = 0
-    since: float | None = None
+    by_account: dict[str, Vote] = field(factory=dict)
 
-    def add(self, account: str, signature: bytes, now: float) -> bool:
-        """Whether it counts: of a validator, and its first."""
-        if account not in self.stakes or account in self.signatures:
-            return False
-        self.signatures[account] = signature
-        self.stake += self.stakes[account]
-        if self.enough and self.since is None:
-            self.since = now
-        return True
+    def add(self, account: str, vote: Vote) -> bool:
+        """Whether it is the account's first."""
+        return self.by_account.setdefault(account, vote) is vote
 
-    def remove(self, account: str) -> None:
-        if self.signatures.pop(account, None) is not None:
-            self.stake -= self.stakes[account]
+    def signature(self, account: str, key: bytes) -> bytes | None:
+        vote = self.by_account.get(account)
+        return vote.signature if vote is not None and vote.key == key else None
 
-    @property
-    def enough(self) -> bool:
-        return 3 * self.stake > 2 * self.total
+    def since(self, approvers: Approvers) -> float | None:
+        """When there were enough; None while there are not."""
+        now = then = 0
+        for account, vote in self.by_account.items():
+            one = approvers.by_account.get(account)
+            if one is not None and one.key == vote.key:
+                now, then = now + one.now, then + one.then
+                if approvers.are_enough(now, then):
+                    return vote.at
+        return None
 
 
 MAX_TARGETS = 64
@@ -137,12 +143,12 @@ class Approvals:
     its MAX_TARGETS highest targets are kept (an honest one's targets only rise), and those at or below the head are
     forgotten."""
 
-    stakes: Mapping[str, int]
     _votes: dict[int, dict[bytes | int, Votes]] = field(factory=dict)
     _targets: dict[str, list[int]] = field(factory=dict)
 
-    def add(self, account: str, parent: bytes | int, target: int, signature: bytes, now: float, head: int) -> bool:
-        if target <= head or account not in self.stakes:
+    def add(self, account: str, parent: bytes | int, target: int, vote: Vote, head: int) -> bool:
+        """From an account that may be an approver: who calls has checked the signature by its key."""
+        if target <= head:
             return False
         mine = self._targets.setdefault(account, [])
         # One validator names one parent for a target; only a liar names another.
@@ -154,15 +160,15 @@ class Approvals:
         of_target = self._votes.setdefault(target, {})
         votes = of_target.get(parent)
         if votes is None:
-            votes = of_target[parent] = Votes(self.stakes, sum(self.stakes.values()))
-        return votes.add(account, signature, now)
+            votes = of_target[parent] = Votes()
+        return votes.add(account, vote)
 
     def _drop(self, account: str, target: int) -> None:
         self._targets[account].remove(target)
         of_target = self._votes.get(target, {})
         for parent, votes in list(of_target.items()):
-            votes.remove(account)
-            if not votes.signatures:
+            votes.by_account.pop(account, None)
+            if not votes.by_account:
                 del of_target[parent]
         if not of_target:
             self._votes.pop(target, None)
@@ -177,20 +183,14 @@ class Approvals:
     def forget(self, head: int) -> None:
         for target in [one for one in self._votes if one <= head]:
             del self._votes[target]
-        for account, mine in self._targets.items():
-            self._targets[account] = [target for target in mine if target > head]
+        left = {account: [target for target in mine if target > head] for account, mine in self._targets.items()}
+        self._targets = {account: mine for account, mine in left.items() if mine}
 
 
-def may_produce(votes: Votes | None, delays: Delays, timer: float, all_chunks: bool, now: float) -> bool:
-    """Whether the producer of a height makes its block now: enough approvals, and all chunks there or waited for."""
-    if votes is None or not votes.enough or votes.since is None:
-        return False
-    return all_chunks or now >= votes.since + timer * delays.chunk_wait
-
-
-def approved_by(signed: Sequence[bool], stakes: Sequence[int]) -> bool:
-    """Whether these validators of an epoch (in its order) are more than two thirds of its stake."""
-    return 3 * sum(stake for stake, yes in zip(stakes, signed, strict=False) if yes) > 2 * sum(stakes)
+def may_produce(since: float | None, delays: Delays, timer: float, all_chunks: bool, now: float) -> bool:
+    """Whether the producer of a height makes its block now: enough approvals (``since`` then), and all chunks there or
+    waited for."""
+    return since is not None and (all_chunks or now >= since + timer * delays.chunk_wait)
 
 
 def finality(

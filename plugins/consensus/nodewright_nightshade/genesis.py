@@ -2,29 +2,35 @@
 
 Table ``consensus``: ``validators`` (list of ``account``, ``key`` as ``ed25519:…``, ``stake`` in yoctoNEAR as text or
 number), optional ``epoch_length`` (blocks, 500), ``gas_limit`` of a chunk, ``height`` of the first block (0),
-``max_gas_price``, ``mandates_per_shard`` (68: how finely stake is dealt out to check chunks). Table ``execution`` gives
-accounts and ``boundary_accounts`` (one less than there are shards).
+``max_gas_price``, ``mandates_per_shard`` (68: how finely stake is dealt out to check chunks), ``seats`` (100: how many
+validators an epoch may have), ``minimum_stake_divisor`` (6250: what part of all stake is worth a seat), ``kick_out_below``
+(80: percent of due blocks and chunks; 0: nobody is kicked out) and ``max_kicked_percent`` (30, of an epoch's stake). Table
+``execution`` gives accounts and ``boundary_accounts`` (one less than there are shards). ``protocol_versions``: height →
+version, from which height on validators vote for a version that they can run; the first one is that of the genesis.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from nodewright.errors import ConfigurationError
 from nodewright_near.chunks import ChunkExtra
 from nodewright_near.config import parameters
 from nodewright_near.genesis import GenesisRows, check_boundaries
-from nodewright_near.headers import CongestionInfo, ValidatorStakeV1, bp_hash
-from nodewright_near.parameters import PROTOCOL_VERSION
+from nodewright_near.headers import MAX_VALIDATORS, CongestionInfo, ValidatorStakeV1, bp_hash
+from nodewright_near.parameters import PROTOCOL_VERSION, VERSIONS
 from nodewright_near.primitives import NO_HASH, is_account, parse_key
 from nodewright_nightshade.blocks import Block, Info, Network, genesis_block
 from nodewright_nightshade.epochs import MANDATES_PER_SHARD
 from nodewright_nightshade.sampling import Validator
+from nodewright_nightshade.selection import EpochSet, SeatRules, first
 
 MAX_GAS_PRICE = 10**10
+MIN_EPOCH = 5  # blocks: an epoch is over once a block near its end is final
 
 
 @frozen
@@ -35,6 +41,17 @@ class Genesis:
     validators: tuple[Validator, ...]
     mandates: int  # of each shard, at each height
     validity: int  # how many blocks the block that a transaction names may be old
+    seats: SeatRules
+    versions: tuple[tuple[int, int], ...]  # (height, version): from when on a version is voted for
+
+    def first_epochs(self, root: bytes) -> tuple[EpochSet, EpochSet]:
+        """``root``: the hash of the first block."""
+        zero = first(NO_HASH, self.validators, self.network.shards, self.network.protocol_version)
+        return zero, evolve(zero, id=root, number=1)
+
+    def vote(self, height: int, now: int) -> int:
+        """The newest protocol version that this node can run and the network may vote for at a height."""
+        return max([now, *(version for since, version in self.versions if since <= height and version in VERSIONS)])
 
     @property
     def producers_hash(self) -> bytes:
@@ -87,13 +104,24 @@ def read(document: Mapping[str, Any]) -> Genesis:
         validators.append(Validator(account, key, stake))
     if not validators or len({one.account for one in validators}) < len(validators):
         raise ConfigurationError("genesis: consensus.validators must name at least one validator, each account once")
+    length = _whole(table, "epoch_length", 500)
+    if length < MIN_EPOCH:
+        raise ConfigurationError(f"genesis: consensus.epoch_length = {length}: an epoch has at least {MIN_EPOCH} blocks")
+    versions = tuple(sorted((int(at), int(one)) for at, one in document.get("protocol_versions", {}).items()))
     network = Network(
         len(boundaries) + 1,
-        max(1, _whole(table, "epoch_length", 500)),
+        length,
         rules.min_gas_price,
         max(rules.min_gas_price, _whole(table, "max_gas_price", MAX_GAS_PRICE)),
         _whole(table, "gas_limit", rules.gas_limit),
-        PROTOCOL_VERSION,
+        versions[0][1] if versions else PROTOCOL_VERSION,
+    )
+    usual = SeatRules()
+    seats = SeatRules(
+        max(1, min(MAX_VALIDATORS, _whole(table, "seats", usual.seats))),
+        Fraction(1, max(2, _whole(table, "minimum_stake_divisor", usual.ratio.denominator))),
+        min(100, _whole(table, "kick_out_below", usual.kick_out_below)),
+        min(100, _whole(table, "max_kicked_percent", usual.max_kicked_percent)),
     )
     mandates = max(1, _whole(table, "mandates_per_shard", MANDATES_PER_SHARD))
-    return Genesis(document, network, boundaries, tuple(validators), mandates, rules.transaction_validity)
+    return Genesis(document, network, boundaries, tuple(validators), mandates, rules.transaction_validity, seats, versions)

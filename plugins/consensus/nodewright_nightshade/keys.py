@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 
 from nacl.exceptions import BadSignatureError
@@ -10,7 +9,8 @@ from nacl.signing import SigningKey, VerifyKey
 
 from nodewright.errors import ConfigurationError
 from nodewright.interfaces.environment import Environment
-from nodewright_near.primitives import ED25519, key_text, unbase58
+from nodewright_near.primitives import ED25519, unbase58
+from nodewright_nightshade import vrf
 
 SECRET = "validator_key"
 
@@ -20,6 +20,10 @@ class Signer:
         self.account = account
         self._key = key
         self.public = bytes([ED25519]) + bytes(key.verify_key)
+
+    def prove(self, alpha: bytes) -> bytes:
+        """Its proof of randomness for an input: see ``vrf``."""
+        return vrf.prove(bytes(self._key), alpha)
 
     def sign(self, message: bytes) -> bytes:
         """In Borsh form: tag ‖ 64 bytes."""
@@ -58,11 +62,3 @@ def verify(public: bytes, message: bytes, signature: bytes) -> bool:
     except (BadSignatureError, ValueError, TypeError):
         return False
     return True
-
-
-def not_a_validator(signer: Signer, accounts: Sequence[str]) -> Signer:
-    """Always raises ConfigurationError: the genesis does not know this account with this key."""
-    raise ConfigurationError(
-        f"consensus.validator = {signer.account!r} with key {key_text(signer.public)} is no validator of the genesis, "
-        f"which has {', '.join(accounts[:8])}: name one of them and give its key"
-    )

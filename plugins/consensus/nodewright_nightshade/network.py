@@ -61,7 +61,7 @@ class Peer:
     receive: trio.MemoryReceiveChannel[Block]
     scope: trio.CancelScope = field(factory=trio.CancelScope)
     height: int = 0
-    place: int | None = None  # the validator that it has shown to be
+    account: str | None = None  # the validator that it has shown to be
     wake: trio.Event = field(factory=trio.Event)
     told: int = 0  # blocks of which it said that it has them, and that are waited for
 
@@ -81,16 +81,17 @@ class Network:
         self._txs = transport.channel("near.tx", 64, "block", MAX_TRANSACTIONS_BYTES + 65536)
         self._requests = transport.channel("near.request", 64, "block", MAX_REPLY_BYTES + MAX_MESSAGE_BYTES)
         self._peers: dict[bytes, Peer] = {}
-        self._by_place: dict[int, bytes] = {}
+        self._by_account: dict[str, bytes] = {}
         self._seen: dict[bytes, None] = {}
         self._heard: set[bytes] = set()  # transactions that came from a peer: not to be forwarded at once
         self._producer: Producer | None = None
         self._nursery: trio.Nursery | None = None
         self._shown = b""
+        self._account = signer.account if signer is not None else None
         if signer is not None:
             account = signer.account.encode()
             self._shown = bytes([len(account)]) + account + signer.sign(identity(transport.node_id))
-        self.delivery = Delivery(chain, transport, self._timeout, self._by_place.get, self._accuse)
+        self.delivery = Delivery(chain, transport, self._timeout, self._by_account.get, self._accuse)
         self.witnesses = Witnesses(chain, transport, self._timeout, self._offered, self._accuse)
 
     @property
@@ -103,18 +104,20 @@ class Network:
 
     # --- saying ---
 
-    async def say(self, said: Said, to: Sequence[int] = ()) -> None:
-        """``to``: the validators it is for, by their places."""
+    async def say(self, said: Said, to: Sequence[str] = ()) -> None:
+        """``to``: the validators it is for."""
         if isinstance(said, Block):
             raw = said.encode()
             self._has_seen(raw)
             await self._blocks.broadcast(b"B" + raw)
         elif isinstance(said, Chunk):
-            await self.delivery.push(said, {id: place for place, id in self._by_place.items()})
+            parent = self.chain.held.get(said.header.inner.prev_block_hash)
+            places = self.chain.epochs.of(self.chain.chunk_epoch(parent.info)).places if parent is not None else {}
+            known = self._by_account.items()
+            await self.delivery.push(said, {id: places[account] for account, id in known if account in places})
         else:
             vote = (b"A" if isinstance(said, Approval) else b"E") + encode(said)
-            mine = self._producer.place if self._producer is not None else None
-            peers = {self._by_place.get(place) for place in to if place != mine}
+            peers = {self._by_account.get(account) for account in to if account != self._account}
             if None in peers:
                 await self._votes.broadcast(vote)
                 return
@@ -166,8 +169,8 @@ class Network:
             old = self._peers.pop(event.peer.id, None)
             if old is not None:
                 old.scope.cancel()
-                if old.place is not None and self._by_place.get(old.place) == old.id:
-                    del self._by_place[old.place]
+                if old.account is not None and self._by_account.get(old.account) == old.id:
+                    del self._by_account[old.account]
             if isinstance(event, PeerUp):
                 send, receive = trio.open_memory_channel[Block](MAX_WAITING)
                 peer = self._peers[event.peer.id] = Peer(event.peer.id, send, receive)
@@ -192,12 +195,13 @@ class Network:
     def _offered(self, id: bytes) -> Chunk | None:
         return self._producer.chunk(id) if self._producer is not None else None
 
-    async def _shows(self, chunk: Chunk, producers: Sequence[int]) -> bool:
-        return await self.witnesses.shows(chunk, [self._by_place[one] for one in producers if one in self._by_place])
+    async def _shows(self, chunk: Chunk, producers: Sequence[str]) -> bool:
+        known = self._by_account
+        return await self.witnesses.shows(chunk, [known[one] for one in producers if one in known])
 
     async def _prove(self, chunk: Chunk) -> None:
         """At once, where some validator will ask for it."""
-        if len(self._by_place) and len(self.chain.tracked) < self.chain.genesis.network.shards:
+        if len(self._by_account) and len(self.chain.tracked) < self.chain.genesis.network.shards:
             await self.witnesses.size(chunk.hash)
 
     def _has_seen(self, raw: bytes) -> bool:
@@ -270,7 +274,8 @@ class Network:
             except Malformed as error:
                 self._blame(message.peer, MALFORMED_POINTS, str(error))
                 continue
-            if not good:
+            # Of a later epoch's validators a node that is behind does not know yet.
+            if not good and not self.behind:
                 self._blame(message.peer, MALFORMED_POINTS, "a vote that no validator signed")
 
     async def _hear_transactions(self) -> None:
@@ -360,15 +365,16 @@ class Network:
     def _read_status(self, peer: Peer, status: bytes) -> bool:
         peer.height = int.from_bytes(status[:8], "little")
         shown = status[40:]
-        if len(status) == 40 or peer.place is not None:
+        if len(status) == 40 or peer.account is not None:
             return len(status) >= 40
         account, signature = shown[1 : 1 + shown[0]] if shown else b"", shown[1 + shown[0] :] if shown else b""
-        place = self.chain.epochs.place(account.decode("ascii", "replace"))
-        if place is None or not verify(self.chain.epochs.validators[place].key, identity(peer.id), signature):
-            return False
-        peer.place = place
-        self._by_place[place] = peer.id
-        return True
+        name = account.decode("ascii", "replace")
+        keys = self.chain.keys_of(name)
+        if any(verify(key, identity(peer.id), signature) for key in keys):
+            peer.account = name
+            self._by_account[name] = peer.id
+        # Who is no validator now may have been one, or may yet be.
+        return len(signature) == 65
 
     async def _blocks_from(self, peer: Peer) -> bool:
         """Blocks above the final one, page by page; whether any was new."""

@@ -25,12 +25,12 @@ from nodewright_nightshade.blocks import Block, InvalidBlock, extra_of
 from nodewright_nightshade.chain import Chain, Held, MissingChunks, UnknownParent
 from nodewright_nightshade.chunking import Chunk
 from nodewright_nightshade.config import NightshadeConfig
-from nodewright_nightshade.doomslug import Approvals, Delays, Due, Timer, Tip, may_produce
+from nodewright_nightshade.doomslug import Approvals, Delays, Due, Timer, Tip, Vote, may_produce
 from nodewright_nightshade.keys import Signer, verify
 from nodewright_nightshade.mandates import endorsed
 from nodewright_nightshade.preparing import Preparing
 from nodewright_nightshade.safety import Safety
-from nodewright_nightshade.sampling import Epoch
+from nodewright_nightshade.sampling import Epoch, Validator
 from nodewright_nightshade.waiting import Waiting
 
 MAX_WAITING = 256
@@ -43,16 +43,20 @@ Said = Approval | ChunkEndorsement | Block | Chunk
 
 
 class Say(Protocol):
-    async def __call__(self, said: Said, to: Sequence[int] = ()) -> None:
-        """``to``: the validators it is for, by their places; chunks and blocks are for all."""
+    async def __call__(self, said: Said, to: Sequence[str] = ()) -> None:
+        """``to``: the validators it is for; chunks and blocks are for all."""
 
 
 @define
 class Offered:
-    """A chunk on a parent, and who endorsed it: place in the epoch → signature."""
+    """A chunk on a parent, and who endorsed it: account → key and signature."""
 
     chunk: Chunk
-    signatures: dict[int, bytes] = field(factory=dict)
+    signatures: dict[str, tuple[bytes, bytes]] = field(factory=dict)
+
+    def signature(self, validator: Validator) -> bytes | None:
+        key, signature = self.signatures.get(validator.account, (b"", b""))
+        return signature if key == validator.key else None
 
 
 @define
@@ -63,9 +67,10 @@ class Producer:
     signer: Signer | None
     say: Say
     offered: dict[bytes, dict[int, dict[bytes, Offered]]] = field(factory=dict)  # parent → shard → chunk hash
-    early: dict[int, dict[bytes, bytes]] = field(factory=dict)  # validator → chunk hash → signature, before the chunk
+    # By account and chunk hash, the key and signature of endorsements that came before their chunk.
+    early: dict[str, dict[bytes, tuple[bytes, bytes]]] = field(factory=dict)
     produced: dict[str, int] = field(factory=dict)
-    shows: Callable[[Chunk, Sequence[int]], Awaitable[bool]] | None = None  # whether a witness carries a chunk
+    shows: Callable[[Chunk, Sequence[str]], Awaitable[bool]] | None = None  # whether a witness carries a chunk
     prove: Callable[[Chunk], Awaitable[None]] | None = None  # makes a chunk's witness for others
     _judging: set[bytes] = field(factory=set)
     _nursery: trio.Nursery | None = None
@@ -86,11 +91,11 @@ class Producer:
         self._delays = Delays(
             config.endorsement_seconds, config.min_delay_seconds, config.delay_step_seconds, config.max_delay_seconds
         )
-        self._approvals = Approvals({one.account: one.stake for one in self.chain.epochs.validators})
+        self._approvals = Approvals()
 
-    @property
-    def place(self) -> int | None:
-        return self.chain.epochs.place(self.signer.account) if self.signer is not None else None
+    def place_in(self, epoch: Epoch) -> int | None:
+        """This validator's in an epoch; None where it is none there."""
+        return epoch.place(self.signer.account, self.signer.public) if self.signer is not None else None
 
     def wake(self) -> None:
         self._wake.set()
@@ -133,6 +138,8 @@ class Producer:
             self._timer.new_tip(tip, now)
         self._tip_at = now
         self._approvals.forget(info.height)
+        if len(self.early) > MAX_WAITING:
+            self.early = {account: those for account, those in self.early.items() if self.chain.keys_of(account)}
         self.offered = {
             parent: shards
             for parent, shards in self.offered.items()
@@ -144,13 +151,24 @@ class Producer:
         found = [self._timer.next_at()] if self.signer is not None else [self._now() + 60]
         if self._chunks_for != self._timer.tip.hash:
             found.append(self._chunk_time())
-        for target in self._approvals.targets():
-            votes = self._approvals.votes(self._timer.tip.hash, self._timer.tip.height, target)
-            if votes is not None and votes.since is not None:
-                timer = self._delays.timer(target, self._timer.tip.final_height)
-                found.append(votes.since + timer * self._delays.chunk_wait)
+        for target, since in self._due_blocks():
+            found.append(since + self._delays.timer(target, self._timer.tip.final_height) * self._delays.chunk_wait)
         later = [at for at in found if at > self._now()]
         return min(later, default=self._now() + 0.05)
+
+    def _due_blocks(self) -> list[tuple[int, float]]:
+        """Heights of blocks on the head that this validator makes and that are approved, and since when."""
+        info = self.chain.head.info
+        epoch = self.chain.epochs.of(self.chain.chunk_epoch(info))
+        place, approvers = self.place_in(epoch), self.chain.approvers(info)
+        found = []
+        for target in self._approvals.targets():
+            if place is not None and epoch.block_producer(target) == place:
+                votes = self._approvals.votes(info.hash, info.height, target)
+                since = votes.since(approvers) if votes is not None else None
+                if since is not None:
+                    found.append((target, since))
+        return found
 
     def _chunk_time(self) -> float:
         return self._tip_at + self._delays.endorsement * CHUNK_AT
@@ -184,30 +202,29 @@ class Producer:
     # --- approvals ---
 
     async def _approve(self, due: Due) -> None:
-        assert self.signer is not None
-        if self.place is None or not await self.safety.approve(due.target, due.parent_height):
+        signer = self.signer
+        assert signer is not None
+        mine = self.chain.approvers(self.chain.head.info).by_account.get(signer.account)
+        if mine is None or mine.key != signer.public or not await self.safety.approve(due.target, due.parent_height):
             return
         inner = approval_of(due.parent_hash, due.parent_height, due.target)
-        signature = self.signer.sign(approval_message(inner, due.target))
-        approval = Approval(inner, due.target, signature, self.signer.account)
-        self._count(approval)
-        producer = await self._block_producer(due.target)
+        signature = signer.sign(approval_message(inner, due.target))
+        approval = Approval(inner, due.target, signature, signer.account)
+        self._count(approval, signer.public)
+        producer = self._block_producer(due.target)
         await self.say(approval, [producer])
         if not due.is_endorsement:
             # The chunks that wait for a block: its producer may not have heard of them.
             for of_shard in self.offered.get(due.parent_hash, {}).values():
                 for offered in of_shard.values():
-                    mine = offered.signatures.get(self.place)
-                    if mine is not None:
-                        await self.say(ChunkEndorsement(self.signer.account, offered.chunk.hash, mine), [producer])
+                    key, given = offered.signatures.get(signer.account, (b"", b""))
+                    if key == signer.public:
+                        await self.say(ChunkEndorsement(signer.account, offered.chunk.hash, given), [producer])
 
-    async def _block_producer(self, target: int) -> int:
+    def _block_producer(self, target: int) -> str:
         """Of a block at that height on the head."""
-        info = self.chain.head.info
-        grandparent = await self.chain.parent(info)
-        before = grandparent.info if grandparent is not None else None
-        epoch = self.chain.epochs.of(blocks.place_of(info, before, target, self.chain.genesis.network).epoch_id)
-        return epoch.block_producer(target)
+        epoch = self.chain.epochs.of(self.chain.chunk_epoch(self.chain.head.info))
+        return epoch.validators[epoch.block_producer(target)].account
 
     async def skip_to(self, target: int) -> None:
         """Approve a block at this height on the head, as if the heights in between had been waited for."""
@@ -215,23 +232,25 @@ class Producer:
         await self._approve(Due(info.hash, info.height, target))
         self.wake()
 
-    def _count(self, approval: Approval) -> bool:
+    def _count(self, approval: Approval, key: bytes) -> bool:
         parent = approval.inner.parent_hash if isinstance(approval.inner, Endorsement) else approval.inner.parent_height
         head = self.chain.head.info.height
-        signature, account = approval.signature, approval.account_id
-        return self._approvals.add(account, parent, approval.target_height, signature, self._now(), head)
+        vote = Vote(key, approval.signature, self._now())
+        return self._approvals.add(approval.account_id, parent, approval.target_height, vote, head)
+
+    def _key(self, account: str, message: bytes, signature: bytes) -> bytes | None:
+        """The validator's key that made a signature."""
+        return next((key for key in sorted(self.chain.keys_of(account)) if verify(key, message, signature)), None)
 
     def approved(self, approval: Approval) -> bool:
         """From a peer. Whether its signature holds."""
-        place = self.chain.epochs.place(approval.account_id)
-        if place is None:
-            return False
         if isinstance(approval.inner, Skip) and approval.inner.parent_height >= approval.target_height:
             return False
         message = approval_message(approval.inner, approval.target_height)
-        if not verify(self.chain.epochs.validators[place].key, message, approval.signature):
+        key = self._key(approval.account_id, message, approval.signature)
+        if key is None:
             return False
-        if self._count(approval):
+        if self._count(approval, key):
             self.wake()
         return True
 
@@ -239,21 +258,16 @@ class Producer:
 
     async def _my_shards(self, head: Held) -> list[int]:
         """Those whose chunks on this head this validator makes."""
-        place = self.place
+        epoch, height = self.chain.epochs.of(self.chain.chunk_epoch(head.info)), head.info.height + 1
+        place = self.place_in(epoch)
         if place is None:
             return []
-        epoch = await self._chunk_epoch(head)
-        return [shard for shard in range(epoch.shards) if epoch.chunk_producer(head.info.height + 1, shard) == place]
-
-    async def _chunk_epoch(self, head: Held) -> Epoch:
-        grandparent = await self.chain.parent(head.info)
-        epoch_id = self.chain.chunk_epoch(head.info, grandparent.info if grandparent is not None else None)
-        return self.chain.epochs.of(epoch_id)
+        return [shard for shard in sorted(self.chain.tracked) if epoch.chunk_producer(height, shard) == place]
 
     async def _make_chunks(self, head: Held) -> None:
         if self.signer is None:
             return
-        epoch, height = await self._chunk_epoch(head), head.info.height + 1
+        epoch, height = self.chain.epochs.of(self.chain.chunk_epoch(head.info)), head.info.height + 1
         for shard in await self._my_shards(head):
             if not await self.safety.make_chunk(shard, height):
                 continue
@@ -285,10 +299,10 @@ class Producer:
         if chunk.hash in of_shard or len(of_shard) >= MAX_RIVALS:
             return
         offered = of_shard[chunk.hash] = Offered(chunk)
-        for place, early in self.early.items():
+        for account, early in self.early.items():
             signature = early.pop(chunk.hash, None)
             if signature is not None:
-                offered.signatures[place] = signature
+                offered.signatures[account] = signature
         if len(self.offered) > MAX_WAITING:
             self.offered.pop(next(iter(self.offered)))
         if self.config.own_tasks and self._nursery is not None:
@@ -309,28 +323,24 @@ class Producer:
         """The head has moved: chunks that came before their parent."""
         for of_shard in list(self.offered.get(self.chain.head.info.hash, {}).values()):
             for offered in list(of_shard.values()):
-                if self.place not in offered.signatures:
+                if self.signer is not None and self.signer.account not in offered.signatures:
                     await self._endorse(offered)
 
-    def _epoch_id(self, chunk: Chunk) -> bytes | None:
+    def _epoch(self, chunk: Chunk) -> Epoch | None:
         parent = self.chain.held.get(chunk.header.inner.prev_block_hash)
-        if parent is None:
-            return None
-        grandparent = self.chain.held.get(parent.info.prev)
-        return self.chain.chunk_epoch(parent.info, grandparent.info if grandparent is not None else None)
+        return None if parent is None else self.chain.epochs.of(self.chain.chunk_epoch(parent.info))
 
-    def _assignment(self, chunk: Chunk) -> Mapping[int, int] | None:
-        epoch_id = self._epoch_id(chunk)
-        if epoch_id is None:
-            return None
-        return self.chain.epochs.assignment(epoch_id, chunk.header.inner.height_created, chunk.shard)
+    def _checkers(self, chunk: Chunk, epoch: Epoch) -> Mapping[int, int]:
+        return self.chain.epochs.assignment(epoch.id, chunk.header.inner.height_created, chunk.shard)
 
     async def _endorse(self, offered: Offered) -> None:
-        chunk, assignment = offered.chunk, self._assignment(offered.chunk)
+        chunk, epoch = offered.chunk, self._epoch(offered.chunk)
         parent = self.chain.held.get(chunk.header.inner.prev_block_hash)
-        if self.signer is None or self.place is None or assignment is None or parent is None:
+        if epoch is None or parent is None or not self.safety.may_sign:
             return
-        if self.place not in assignment or self.place in offered.signatures or not self.safety.may_sign:
+        if self.signer is None or self.signer.account in offered.signatures:
+            return
+        if self.place_in(epoch) not in self._checkers(chunk, epoch):
             return
         if chunk.shard in self.chain.tracked:
             if extra_of(chunk.header.inner) == (await self.chain.run_of(parent.info, chunk.shard)).extra:
@@ -349,13 +359,12 @@ class Producer:
         assert self.shows is not None
         chunk = offered.chunk
         try:
-            epoch_id = self._epoch_id(chunk)
-            if epoch_id is None:
+            epoch = self._epoch(chunk)
+            if epoch is None:
                 return
-            epoch = self.chain.epochs.of(epoch_id)
             author = epoch.chunk_producer(chunk.header.inner.height_created, chunk.shard)
             others = [one for one in epoch.chunk_producers[chunk.shard] if one != author]
-            if await self.shows(chunk, [author, *others]):
+            if await self.shows(chunk, [epoch.validators[at].account for at in (author, *others)]):
                 await self._sign(offered)
             else:
                 self._refuse(chunk, "no witness shows that it says the truth")
@@ -367,33 +376,31 @@ class Producer:
         self.chain.environment.logger.warning("chunk not endorsed", shard=chunk.shard, height=height, reason=reason)
 
     async def _sign(self, offered: Offered) -> None:
-        assert self.signer is not None
-        assert self.place is not None
-        signature = self.signer.sign(endorsement_message(offered.chunk.hash))
-        offered.signatures[self.place] = signature
+        signer = self.signer
+        assert signer is not None
+        signature = signer.sign(endorsement_message(offered.chunk.hash))
+        offered.signatures[signer.account] = signer.public, signature
         self.wake()
         height = offered.chunk.header.inner.height_created
-        to = {await self._block_producer(height + ahead) for ahead in range(ENDORSED_TO)}
-        await self.say(ChunkEndorsement(self.signer.account, offered.chunk.hash, signature), sorted(to))
+        to = {self._block_producer(height + ahead) for ahead in range(ENDORSED_TO)}
+        await self.say(ChunkEndorsement(signer.account, offered.chunk.hash, signature), sorted(to))
 
     def endorsed(self, endorsement: ChunkEndorsement) -> bool:
         """From a peer. Whether its signature holds."""
-        place = self.chain.epochs.place(endorsement.account_id)
-        if place is None:
-            return False
-        key = self.chain.epochs.validators[place].key
-        if not verify(key, endorsement_message(endorsement.chunk_hash), endorsement.signature):
+        account = endorsement.account_id
+        key = self._key(account, endorsement_message(endorsement.chunk_hash), endorsement.signature)
+        if key is None:
             return False
         for of_parent in self.offered.values():
             for of_shard in of_parent.values():
                 offered = of_shard.get(endorsement.chunk_hash)
                 if offered is not None:
-                    offered.signatures[place] = endorsement.signature
+                    offered.signatures[account] = key, endorsement.signature
                     self.wake()
                     return True
         # Each validator's own: one that names chunks that never come takes room from nobody else.
-        early = self.early.setdefault(place, {})
-        early[endorsement.chunk_hash] = endorsement.signature
+        early = self.early.setdefault(account, {})
+        early[endorsement.chunk_hash] = key, endorsement.signature
         while len(early) > 4 * self.chain.genesis.network.shards + 16:
             early.pop(next(iter(early)))
         return True
@@ -405,32 +412,30 @@ class Producer:
         found: dict[int, Offered] = {}
         for shard, of_shard in self.offered.get(parent.info.hash, {}).items():
             for offered in of_shard.values():
-                assignment = self._assignment(offered.chunk)
-                if assignment is not None and endorsed(assignment, list(offered.signatures)):
+                epoch = self._epoch(offered.chunk)
+                if epoch is None:
+                    continue
+                checkers = self._checkers(offered.chunk, epoch)
+                signers = [at for at in checkers if offered.signature(epoch.validators[at]) is not None]
+                if endorsed(checkers, signers):
                     found[shard] = offered
         return found
 
     async def _make_block(self, head: Held) -> None:
-        place, signer = self.place, self.signer
-        if place is None or signer is None:
-            return
         network, info = self.chain.genesis.network, head.info
         grandparent = await self.chain.parent(info)
         before = grandparent.info if grandparent is not None else None
-        for target in self._approvals.targets():
+        for target, since in self._due_blocks():
             votes = self._approvals.votes(info.hash, info.height, target)
-            epoch = self.chain.epochs.of(blocks.place_of(info, before, target, network).epoch_id)
-            if votes is None or epoch.block_producer(target) != place:
-                continue
+            assert votes is not None
             chunks = self._ready_chunks(head)
             timer = self._delays.timer(target, info.last_final_height)
-            if not may_produce(votes, self._delays, timer, len(chunks) == network.shards, self._now()):
+            if not may_produce(since, self._delays, timer, len(chunks) == network.shards, self._now()):
                 continue
             if not await self.safety.make_block(target):
                 continue
-            block = self._block(
-                head, before, target, chunks, [votes.signatures.get(one.account) for one in epoch.validators]
-            )
+            approvals = [votes.signature(one.account, one.key) for one in self.chain.approvers(info).all]
+            block = await self._block(head, before, target, chunks, approvals)
             try:
                 await self.chain.accept(block, {one.chunk.hash: one.chunk for one in chunks.values()})
             except (InvalidBlock, UnknownParent, MissingChunks) as error:
@@ -440,7 +445,7 @@ class Producer:
             await self.say(block)
             return
 
-    def _block(
+    async def _block(
         self,
         head: Held,
         grandparent: blocks.Info | None,
@@ -453,10 +458,12 @@ class Producer:
         now = int(self.chain.environment.now() * 10**9)
         new = {}
         for shard, offered in chunks.items():
-            assignment = self._assignment(offered.chunk)
-            assert assignment is not None
-            new[shard] = (offered.chunk.header, [offered.signatures.get(at) for at in sorted(assignment)])
-        proof = self.signer.sign(head.block.header.inner_rest.random_value)[1:]
+            epoch = self._epoch(offered.chunk)
+            assert epoch is not None
+            places = sorted(self._checkers(offered.chunk, epoch))
+            new[shard] = (offered.chunk.header, [offered.signature(epoch.validators[at]) for at in places])
+        place = blocks.place_of(head.info, grandparent, height, self.chain.genesis.network)
+        proof = await self.chain.environment.offload(self.signer.prove, head.block.header.inner_rest.random_value)
         block = blocks.build(
             head.block,
             head.info,
@@ -466,7 +473,8 @@ class Producer:
             new,
             approvals,
             proof,
-            self.chain.genesis.producers_hash,
+            self.chain.epochs.producers_hash(place.next_epoch_id),
+            self.chain.genesis.vote(height, (await self.chain.epoch_set(place.epoch_id)).version),
             self.chain.genesis.network,
         )
         assert block.header.signature == NO_SIGNATURE

@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from nodewright.errors import StoreCorrupt
+from nodewright_nightshade import blocks
 from nodewright_nightshade.chain import Chain, Held, placed
 from nodewright_nightshade.genesis import genesis_extra
+from nodewright_nightshade.selection import Tally
 from nodewright_nightshade.store import Run
 
 
@@ -41,9 +43,11 @@ async def recover(chain: Chain) -> None:
     root = await chain.find(root_id) if root_id is not None else None
     if held is None or root is None:
         raise StoreCorrupt("stores.chain names a final block that it does not hold: restore it from a backup")
+    held.tally = await chain.store.tally()
     chain.root = root
     chain.final = chain.head = held
     chain.held = {root.info.hash: root, held.info.hash: held}
+    await _epochs(chain, held)
     await chain.execution.genesis(chain.genesis.document, root.info.ref)
     await _track(chain)
     await _catch_up(chain)
@@ -54,7 +58,18 @@ async def recover(chain: Chain) -> None:
             continue
         chunks = await chain.chunks_of(above.block, {})
         above.placed = placed(chunks)
+        await _epochs(chain, above)
+        above.tally = chain.counted(above.block, above.info, parent)
         await chain.stand(above, await chain.run(above, parent, chunks))
+
+
+async def _epochs(chain: Chain, held: Held) -> None:
+    """Those that its children may need are at hand."""
+    info = held.info
+    for id in (info.epoch_id, info.next_epoch_id):
+        await chain.epoch_set(id)
+    if blocks.ends_epoch(info, chain.genesis.network):
+        await chain.epoch_set(info.hash)
 
 
 def genesis_height(chain: Chain) -> int:
@@ -72,7 +87,11 @@ async def _begin(chain: Chain) -> None:
         block, info = chain.genesis.build_on(state.roots, state.supply)
     else:
         block, info = await chain.environment.offload(chain.genesis.build)
-    held = Held(block, info)
+    epochs = chain.genesis.first_epochs(info.hash)
+    held = Held(block, info, tally=Tally.of(len(chain.genesis.validators)))
+    assert held.tally is not None
+    for epoch in epochs:
+        chain.epochs.add(epoch)
     commitments = await chain.execution.genesis(chain.genesis.document, info.ref)
     assert commitments is not None
     runs = {}
@@ -81,8 +100,8 @@ async def _begin(chain: Chain) -> None:
         if commitments[32 * shard : 32 * shard + 32] != extra.commitment():
             raise StoreCorrupt(f"the execution's genesis of shard {shard} is not the one of the genesis document")
         runs[shard] = Run(extra, ())
-    await chain.store.put_block(block, info, [], runs)
-    await chain.store.put_final(info, [], [])
+    await chain.store.put_block(block, info, [], runs, epochs)
+    await chain.store.put_final(info, held.tally, [], [])
     chain.root = chain.final = chain.head = held
     chain.held = {info.hash: held}
     await _track(chain)

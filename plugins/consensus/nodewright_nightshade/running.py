@@ -16,7 +16,7 @@ from attrs import frozen
 from nodewright.interfaces.common import BlockContext, BlockRef, Bundle, BundleRef, Parcel
 from nodewright.interfaces.execution import ExecutionRequest, Incomplete, Invalid, Outcome
 from nodewright_near.borsh import decode, encode
-from nodewright_near.chunks import RunContext, ShardLoad
+from nodewright_near.chunks import Locked, RunContext, ShardLoad
 from nodewright_near.headers import ChunkHeader
 from nodewright_near.receipts import RECEIPTS, Receipt
 from nodewright_near.transactions import SignedTransaction
@@ -66,10 +66,13 @@ def request(
     transactions: Sequence[SignedTransaction],
     refused: tuple[int, ...],
     incoming: Sequence[Parcel],
+    version: int,
+    locks: tuple[Locked, ...] = (),
     record_witness: bool = False,
 ) -> ExecutionRequest:
     """``header``: the shard's new chunk in the block ``at``. ``refused``: places of transactions that name a block that is
-    too old, or of another chain."""
+    too old, or of another chain. ``version``: the protocol of the block's epoch. ``locks``: in the shard's first run of an
+    epoch, what its accounts have to leave at stake."""
     shard, info = header.inner.shard_id, at.info
     loads: tuple[ShardLoad, ...] = ()
     if network.shards > 1:
@@ -83,9 +86,9 @@ def request(
         lite.timestamp // 10**9,
         randomness=rest.random_value,
         epoch=info.epoch,
-        protocol_version=network.protocol_version,
+        protocol_version=version,
         gas_price=parent.block.header.inner_rest.next_gas_price,
-        extra=encode(RunContext(lite.timestamp, refused, loads)),
+        extra=encode(RunContext(lite.timestamp, refused, loads, locks)),
         parent_commitment=extra_of(header.inner).commitment(),
     )
     raws = [signed.raw for signed in transactions]

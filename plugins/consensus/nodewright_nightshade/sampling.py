@@ -12,6 +12,8 @@ from hashlib import sha256
 
 from attrs import field, frozen
 
+from nodewright_near.headers import ValidatorStakeV1
+
 
 @frozen
 class WeightedIndex:
@@ -68,7 +70,16 @@ class Epoch:
     _blocks: WeightedIndex = field(init=False, eq=False, repr=False)
     _chunks: tuple[WeightedIndex, ...] = field(init=False, eq=False, repr=False)
 
+    places: dict[str, int] = field(init=False, eq=False, repr=False)
+
+    @classmethod
+    def of(cls, id: bytes, validators: Sequence[ValidatorStakeV1], members: Sequence[Sequence[int]]) -> Epoch:
+        """The seed is the hash of the id."""
+        named = tuple(Validator(one.account_id, one.public_key, one.stake) for one in validators)
+        return cls(id, sha256(id).digest(), named, tuple(tuple(those) for those in members))
+
     def __attrs_post_init__(self) -> None:
+        object.__setattr__(self, "places", {one.account: at for at, one in enumerate(self.validators)})
         stakes = [one.stake for one in self.validators]
         object.__setattr__(self, "_blocks", WeightedIndex.of(stakes))
         chunks = tuple(WeightedIndex.of([stakes[at] for at in members]) for members in self.chunk_producers)
@@ -80,7 +91,12 @@ class Epoch:
 
     @property
     def total_stake(self) -> int:
-        return sum(one.stake for one in self.validators)
+        return self._blocks.total
+
+    def place(self, account: str, key: bytes | None = None) -> int | None:
+        """None for who is no validator of this epoch, or is one with another key."""
+        at = self.places.get(account)
+        return None if at is None or (key is not None and self.validators[at].key != key) else at
 
     def block_producer(self, height: int) -> int:
         return self._blocks.draw(sha256(self.seed + height.to_bytes(8, "little")).digest())
@@ -111,3 +127,63 @@ def assign_chunk_producers(validators: Sequence[Validator], shards: int, least: 
             members[shard].append(at)
             stakes[shard] += validators[at].stake
     return tuple(tuple(one) for one in members)
+
+
+def reassign(
+    validators: Sequence[Validator], before: Sequence[Sequence[str]], least: int = 2
+) -> tuple[tuple[int, ...], ...]:
+    """Producers for each shard as ``assign_chunk_producers`` wants them, from those (by account) of the epoch before: who
+    has the state of a shard keeps making its chunks as far as that goes."""
+    places = {one.account: at for at, one in enumerate(validators)}
+    order = sorted(range(len(validators)), key=lambda at: (-validators[at].stake, validators[at].account))
+    rank = {at: number for number, at in enumerate(order)}
+    members = [[places[account] for account in accounts if account in places] for accounts in before]
+    load = [sum(at in those for those in members) for at in range(len(validators))]
+    wanted = min(least, len(validators))
+
+    def stake(shard: int) -> int:
+        return sum(validators[at].stake for at in members[shard])
+
+    def move(at: int, out: int | None, into: int | None) -> None:
+        if out is not None:
+            members[out].remove(at)
+            load[at] -= 1
+        if into is not None:
+            members[into].append(at)
+            load[at] += 1
+
+    def emptiest(without: int) -> int:
+        free = [shard for shard, those in enumerate(members) if without not in those]
+        return min(free, key=lambda shard: (len(members[shard]), stake(shard), shard))
+
+    for at in order:  # everybody makes chunks of a shard
+        if not load[at]:
+            move(at, None, emptiest(at))
+    while (short := min(range(len(members)), key=lambda shard: (len(members[shard]), shard))) is not None:
+        if len(members[short]) >= wanted:
+            break
+        # From a shard that can spare one that makes chunks of it alone; or else somebody makes those of one shard more.
+        spare = [
+            (len(those), -rank[at], shard, at)
+            for shard, those in enumerate(members)
+            for at in those
+            if len(those) > wanted and at not in members[short]
+        ]
+        if spare:
+            _, _, shard, at = max(spare)
+            move(at, shard, short)
+        else:
+            at = min((one for one in order if one not in members[short]), key=lambda one: (load[one], rank[one]))
+            move(at, None, short)
+    for shard, those in enumerate(members):  # nobody makes more than is needed
+        for at in sorted(those, key=lambda one: (-load[one], -rank[one])):
+            if load[at] > 1 and len(those) > wanted:
+                move(at, shard, None)
+    while True:
+        full = max(range(len(members)), key=lambda shard: (len(members[shard]), -shard))
+        bare = min(range(len(members)), key=lambda shard: (len(members[shard]), shard))
+        movable = [at for at in members[full] if at not in members[bare]]
+        if len(members[full]) - len(members[bare]) < 2 or not movable:
+            break
+        move(max(movable, key=rank.__getitem__), full, bare)
+    return tuple(tuple(sorted(those, key=rank.__getitem__)) for those in members)

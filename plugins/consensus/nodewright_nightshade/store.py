@@ -4,7 +4,8 @@
 big-endian ‖ hash → nothing (blocks above the final one, for a start); ``ns_final`` height → hash of the final chain;
 ``ns_runs`` block hash ‖ shard u32 → what running the shard's chunk there came to, and all receipts it sent; ``ns_txs``
 transaction id → block hash ‖ height ‖ shard ‖ index, of the final chain; ``ns_witness`` shard u32 → block hash ‖ the state
-that the shard's run there read, where that run was committed before its witness was made; ``ns_meta`` markers.
+that the shard's run there read, where that run was committed before its witness was made; ``ns_epochs`` epoch id →
+``EpochSet``; ``ns_meta`` the final block, and what was counted in its epoch up to it.
 
 Invariants: a block is stored with its info, its chunks and what running them came to in one durable batch, before the
 execution commits anything of it (the next chunks publish it); the final chain grows by one batch a block, and never
@@ -31,6 +32,7 @@ from nodewright_nightshade.blocks import Block, Info
 from nodewright_nightshade.chunking import Chunk
 from nodewright_nightshade.decoded import Decoded
 from nodewright_nightshade.partial import PartialChunk, StoredPartial
+from nodewright_nightshade.selection import EpochSet, Tally
 
 T = TypeVar("T")
 
@@ -43,8 +45,9 @@ RUNS: Final = "ns_runs"
 PARTS: Final = "ns_parts"
 TXS: Final = "ns_txs"
 WITNESS: Final = "ns_witness"
+EPOCHS: Final = "ns_epochs"
 META: Final = "ns_meta"
-TABLES: Final = (BLOCKS, INFOS, CHUNKS, ABOVE, FINAL, RUNS, TXS, WITNESS, META, PARTS)
+TABLES: Final = (BLOCKS, INFOS, CHUNKS, ABOVE, FINAL, RUNS, TXS, WITNESS, EPOCHS, META, PARTS)
 # Objects kept; a chunk and a run may have thousands of transactions or receipts.
 DECODED: Final = {BLOCKS: 32, INFOS: 512, CHUNKS: 8, PARTS: 8, RUNS: 16}
 
@@ -155,9 +158,19 @@ class ChainStore:
 
     # --- blocks ---
 
-    async def put_block(self, block: Block, info: Info, chunks: Sequence[Chunk], runs: Mapping[int, Run]) -> None:
-        """Durable. ``chunks``: the bodies of its new chunks; ``runs``: what running those of shards kept here came to."""
+    async def put_block(
+        self,
+        block: Block,
+        info: Info,
+        chunks: Sequence[Chunk],
+        runs: Mapping[int, Run],
+        epochs: Sequence[EpochSet] = (),
+    ) -> None:
+        """Durable. ``chunks``: the bodies of its new chunks; ``runs``: what running those of shards kept here came to;
+        ``epochs``: those that it fixes."""
         batch = WriteBatch()
+        for epoch in epochs:
+            batch.put(EPOCHS, epoch.id, encode(epoch))
         batch.put(BLOCKS, info.hash, block.encode())
         batch.put(INFOS, info.hash, encode(info))
         batch.put(ABOVE, _height(info.height) + info.hash, b"")
@@ -215,6 +228,11 @@ class ChainStore:
             if after is None:
                 return found
 
+    async def epoch(self, id: bytes) -> EpochSet | None:
+        row = await self._one(EPOCHS, id)
+        epoch: EpochSet | None = None if row is None else decode(EpochSet, row)
+        return epoch
+
     # --- the final chain ---
 
     async def final_hash(self, height: int) -> bytes | None:
@@ -223,9 +241,12 @@ class ChainStore:
     async def final_hashes(self, heights: Sequence[int]) -> list[bytes | None]:
         return list(await self.store.get_many(FINAL, [_height(height) for height in heights]))
 
-    async def put_final(self, info: Info, transactions: Sequence[tuple[bytes, int, int]], dropped: Sequence[Info]) -> None:
+    async def put_final(
+        self, info: Info, tally: Tally, transactions: Sequence[tuple[bytes, int, int]], dropped: Sequence[Info]
+    ) -> None:
         """Durable. ``transactions``: (id, shard, index) of its new chunks. ``dropped``: blocks that never will be final."""
         batch = WriteBatch()
+        batch.put(META, b"tally", encode(tally))
         batch.put(FINAL, _height(info.height), info.hash)
         batch.put(META, b"final", info.hash)
         batch.delete(ABOVE, _height(info.height) + info.hash)
@@ -237,6 +258,12 @@ class ChainStore:
 
     async def final(self) -> bytes | None:
         return await self._one(META, b"final")
+
+    async def tally(self) -> Tally | None:
+        """Of the epoch of the final block, up to it."""
+        row = await self._one(META, b"tally")
+        tally: Tally | None = None if row is None else decode(Tally, row)
+        return tally
 
     async def places(self, ids: Sequence[bytes]) -> list[Place | None]:
         rows = await self.store.get_many(TXS, ids)

@@ -15,7 +15,7 @@ from typing import Annotated, Final
 from attrs import frozen
 
 from nodewright.interfaces.common import Parcel
-from nodewright.interfaces.execution import ExecutionRequest, Outcome
+from nodewright.interfaces.execution import Outcome
 from nodewright_near.borsh import Blob, Malformed, Vector, decode, encode, struct
 from nodewright_near.chunks import MAX_TRANSACTIONS
 from nodewright_near.headers import CHUNK_HEADER, ChunkHeader
@@ -78,8 +78,7 @@ async def last_run(chain: Chain, header: ChunkHeader) -> tuple[Held, Held] | Non
 async def epoch_of(chain: Chain, header: ChunkHeader) -> bytes:
     parent = await chain.find(header.inner.prev_block_hash)
     assert parent is not None  # last_run has found it
-    grandparent = await chain.parent(parent.info)
-    return chain.chunk_epoch(parent.info, grandparent.info if grandparent is not None else None)
+    return chain.chunk_epoch(parent.info)
 
 
 async def make(chain: Chain, header: ChunkHeader) -> bytes:
@@ -146,9 +145,7 @@ async def judge(chain: Chain, chunk: Chunk, raw: bytes) -> None:
     path = await chain.path_since(at, before, shard)
     incoming = _incoming(witness, running.sources(path, range(chain.genesis.network.shards)), shard)
     refused = await chain.refused_in(witness.transactions, before)
-    request: ExecutionRequest = running.request(
-        chain.genesis.network, at, before, ran, witness.transactions, refused, incoming
-    )
+    request = await chain.request_on(at, before, ran, witness.transactions, refused, incoming)
     outcome = await chain.execution.verify_witness(request, witness.state)
     if not isinstance(outcome, Outcome):
         raise BadWitness(f"its state does not carry the run: {describe(outcome)}")

@@ -49,23 +49,40 @@ def public(name: str) -> bytes:
     return b"\0" + bytes(secret(name).verify_key)
 
 
-def document(validators: Sequence[str], shards: int, **consensus: Any) -> dict[str, Any]:
+def founding(
+    validators: Sequence[str],
+    shards: int,
+    staked: int | None = None,
+    more: Mapping[str, Any] | None = None,
+    **consensus: Any,
+) -> dict[str, Any]:
+    """``staked``: how many of those who may validate have a stake from the beginning; all, if nothing is said."""
     boundaries = [ALPHABET[26 * at // shards] + "0" for at in range(1, shards)]
     users = [f"{letter}{number}.user" for letter in ALPHABET for number in range(2)]
     return {
         "network": "test",
         "time": int(EPOCH_SECONDS) - 10,
         "consensus": {
-            "validators": [{"account": one, "key": key_text(public(one)), "stake": str(100 * NEAR)} for one in validators],
+            "validators": [
+                {"account": one, "key": key_text(public(one)), "stake": str(100 * NEAR)} for one in validators[:staked]
+            ],
             "epoch_length": 50,
+            "kick_out_below": 0,  # of who is killed in a story; ``test_epochs`` has those that are
             **consensus,
         },
         "execution": {
             "accounts": [
-                {"id": one, "amount": str(1000 * NEAR), "keys": [key_text(public(one))]} for one in [*validators, *users]
+                {
+                    "id": one,
+                    "amount": str(1000 * NEAR),
+                    "locked": str(100 * NEAR if one in validators[:staked] else 0),
+                    "keys": [key_text(public(one))],
+                }
+                for one in [*validators, *users]
             ],
             "boundary_accounts": boundaries,
         },
+        **(more or {}),
     }
 
 
@@ -183,7 +200,7 @@ class Node:
         assert self.consensus.producer is not None
         producer, say = self.consensus.producer, self.consensus.producer.say
 
-        async def tapped(said: Any, to: Sequence[int] = ()) -> None:
+        async def tapped(said: Any, to: Sequence[str] = ()) -> None:
             if isinstance(said, Approval):
                 self.world.heard(said)
             await say(said, to)
@@ -228,8 +245,11 @@ class Node:
             found.append(hash_ or b"")
         return found
 
+    async def account(self, name: str) -> Any:
+        return await self.engine.query(HEAD, "account", account_id=name)
+
     async def balance(self, account: str) -> int:
-        found = await self.engine.query(HEAD, "account", account_id=account)
+        found = await self.account(account)
         return 0 if found is None else int(found.amount)
 
 
@@ -266,11 +286,14 @@ class World:
         late: Sequence[str] = (),
         local: bool = False,
         consensus: Mapping[str, Any] | None = None,
+        document: Mapping[str, Any] | None = None,
+        staked: int | None = None,
         **config: Any,
     ) -> list[Node]:
-        """A network of so many validators, each a node, and of nodes that only follow; who is ``late`` is not started."""
+        """A network of so many validators, each a node, and of nodes that only follow; who is ``late`` is not started,
+        and of the validators only the first ``staked`` are any from the beginning. ``document``: more of the genesis."""
         self.validators = [f"v{at}.validator" for at in range(validators)]
-        self.document = document(self.validators, shards, local=local, **(consensus or {}))
+        self.document = founding(self.validators, shards, staked, document, local=local, **(consensus or {}))
         names = [*self.validators, *(f"o{at}.observer" for at in range(observers))]
         for name in names:
             self.nodes[name] = Node(self, name, **config)

@@ -14,7 +14,7 @@ from nodewright.testing.simulation import SimulatedEnvironment
 from nodewright_near.borsh import encode
 from nodewright_near.chunks import ChunkEndorsement
 from nodewright_near.headers import Approval, ChunkHeader, Skip, endorsement_message
-from nodewright_nightshade import blocks, parts
+from nodewright_nightshade import blocks, parts, vrf
 from nodewright_nightshade.blocks import Block, InvalidBlock, chunk_signing_message
 from nodewright_nightshade.chunking import Chunk, parts_of, parts_root
 from nodewright_nightshade.network import MAX_MESSAGE_BYTES, MAX_REPLY_BYTES, MAX_TRANSACTIONS_BYTES
@@ -27,8 +27,7 @@ class Forge:
         self.near, self.chain, self.block, self.chunks = near, chain, block, chunks
         self.parent = chain.held[block.header.prev_hash]
         self.before = chain.held[self.parent.info.prev].info
-        info = blocks.info_of(block, self.parent.info, self.before, chain.genesis.network)
-        self.epoch = chain.epochs.of(info.epoch_id)
+        self.epoch = chain.epochs.of(chain.chunk_epoch(self.parent.info))
         self.validators = [one.account for one in self.epoch.validators]
 
     def sign(self, place: int, message: bytes) -> bytes:
@@ -49,7 +48,13 @@ class Forge:
             evolve(self.block, header=evolve(self.block.header, inner_rest=evolve(self.block.header.inner_rest, **changes)))
         )
 
-    def built(self, new: dict[int, Any] | None = None, approvals: Any = None) -> Block:
+    def proof(self, further: int) -> bytes:
+        """By another validator than who may make the block."""
+        place = (self.epoch.block_producer(self.block.height) + further) % len(self.validators)
+        secret = bytes(self.near.secret(self.validators[place]))
+        return vrf.prove(secret, self.parent.block.header.inner_rest.random_value)
+
+    def built(self, new: dict[int, Any] | None = None, approvals: Any = None, proof: bytes | None = None) -> Block:
         """With other chunks or approvals, all roots as they have to be."""
         header, body = self.block.header, self.block.body
         if new is None:
@@ -63,8 +68,9 @@ class Forge:
                 header.inner_lite.timestamp,
                 new,
                 header.inner_rest.approvals if approvals is None else approvals,
-                body.vrf_proof,
-                self.chain.genesis.producers_hash,
+                body.vrf_proof if proof is None else proof,
+                header.inner_lite.next_bp_hash,
+                header.inner_rest.latest_protocol_version,
                 self.chain.genesis.network,
             )
         )
@@ -120,7 +126,10 @@ def test_lies_in_blocks(tell: Any, near: Any) -> None:
             (forge.rest(chunk_mask=(False,) * 2), "header is not"),
             (forge.rest(next_gas_price=rest.next_gas_price + 1), "header is not"),
             (evolve(block, header=evolve(block.header, signature=someone)), "signatures"),
-            (evolve(block, body=evolve(block.body, vrf_proof=bytes(64))), "header is not"),
+            (evolve(block, body=evolve(block.body, vrf_proof=bytes(80))), "header is not"),
+            (forge.built(proof=b"\xff" * 80), "random value"),
+            (forge.built(proof=forge.proof(1)), "not its producer's"),
+            (forge.rest(latest_protocol_version=83), "protocol 83"),
             (forge.built(approvals=few), "two thirds of the stake"),
             (forge.built(approvals=[someone] * 4), "signatures"),
             (forge.built(new=lie), "state"),

@@ -72,7 +72,7 @@ def test_a_producer_dies_while_it_hands_its_chunk_round(tell: Any, near: Any, se
                     return
                 died.append((node, chunk))
                 cut = parts.cut(encode(chunk.body), 7)
-                known = [peer for peer in sorted(places) if places[peer] != node.consensus.producer.place]
+                known = [peer for peer in sorted(places) if peer != node.transport.node_id]
                 for peer in world.dice.sample(known, 3):
                     message = parts.pushed(chunk.header, cut, 7, places[peer])
                     assert len(message.parts) == 1

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nodewright_nightshade import erasure
-from nodewright_nightshade.doomslug import Approvals, Delays, Timer, Tip, finality, may_produce
+from nodewright_nightshade.doomslug import Approvals, Delays, Timer, Tip, Vote, Votes, finality, may_produce
+from nodewright_nightshade.epochs import Approver, Approvers
 from nodewright_nightshade.mandates import Mandates, below, chacha20_block, endorsed, shuffle, words
 from nodewright_nightshade.sampling import Epoch, Validator, WeightedIndex, assign_chunk_producers
 
@@ -166,41 +167,67 @@ def test_nothing_is_approved_twice(steps: list[tuple[float, int, bool]], before:
             timer = Timer(DELAYS, timer.tip, now, approved=timer.approved)
 
 
+def vote(at: float, key: bytes = b"key") -> Vote:
+    return Vote(key, b"sig", at)
+
+
+def approvers(now: dict[str, int], then: dict[str, int]) -> Approvers:
+    all = tuple(Approver(one, b"key", now.get(one, 0), then.get(one, 0)) for one in {**now, **then})
+    return Approvers(all, {one.account: one for one in all}, sum(now.values()), sum(then.values()))
+
+
 def test_a_block_needs_more_than_two_thirds() -> None:
-    approvals = Approvals({"a": 1, "b": 1, "c": 1})
+    approvals, three = Approvals(), approvers({"a": 1, "b": 1, "c": 1}, {})
     parent = b"p" * 32
-    assert approvals.add("a", parent, 11, b"sig", 1.0, head=10)
-    assert not approvals.add("a", parent, 11, b"sig", 1.0, head=10)
-    assert not approvals.add("a", b"q" * 32, 11, b"sig", 1.0, head=10), "one parent for a target"
-    assert not approvals.add("stranger", parent, 11, b"sig", 1.0, head=10)
-    assert not approvals.add("b", parent, 10, b"sig", 1.0, head=10)
-    assert approvals.add("b", parent, 11, b"sig", 2.0, head=10)
+    assert approvals.add("a", parent, 11, vote(1.0), head=10)
+    assert not approvals.add("a", parent, 11, vote(1.0), head=10)
+    assert not approvals.add("a", b"q" * 32, 11, vote(1.0), head=10), "one parent for a target"
+    assert not approvals.add("b", parent, 10, vote(1.0), head=10)
+    assert approvals.add("b", parent, 11, vote(2.0), head=10)
     votes = approvals.votes(parent, 10, 11)
     assert votes is not None
-    assert not votes.enough
-    assert not may_produce(votes, DELAYS, 1.8, True, 3.0)
-    assert approvals.add("c", 9, 12, b"sig", 2.0, head=10)
-    assert approvals.add("c", parent, 11, b"sig", 3.0, head=10)
-    assert votes.enough
-    assert may_produce(votes, DELAYS, 1.8, True, 3.0)
-    assert not may_produce(votes, DELAYS, 1.8, False, 3.2)
-    assert may_produce(votes, DELAYS, 1.8, False, 3.31)
+    assert votes.since(three) is None
+    assert not may_produce(None, DELAYS, 1.8, True, 3.0)
+    assert approvals.add("stranger", parent, 11, vote(2.5), head=10)
+    assert votes.since(three) is None
+    assert approvals.add("c", 9, 12, vote(2.0), head=10)
+    assert approvals.add("c", parent, 11, vote(3.0), head=10)
+    assert votes.since(three) == 3.0
+    assert may_produce(3.0, DELAYS, 1.8, True, 3.0)
+    assert not may_produce(3.0, DELAYS, 1.8, False, 3.2)
+    assert may_produce(3.0, DELAYS, 1.8, False, 3.31)
     approvals.forget(11)
     assert approvals.targets() == [12]
 
 
+def test_near_the_end_of_an_epoch_both_sets_approve() -> None:
+    both = approvers({"a": 1, "b": 1, "c": 1}, {"c": 1, "d": 1, "e": 1})
+    votes = Votes()
+    for at, account in enumerate("abcd"):
+        assert votes.add(account, vote(float(at)))
+    assert votes.since(both) is None, "all of this epoch, two thirds and no more of the next"
+    votes.add("e", vote(9.0, key=b"another key"))
+    assert votes.since(both) is None
+    votes.by_account.pop("e")
+    votes.add("e", vote(9.0))
+    assert votes.since(both) == 9.0
+    assert votes.signature("e", b"key") == b"sig"
+    assert both.enough("abcde")
+    assert not both.enough("abc")
+
+
 def test_a_liar_fills_nobodys_memory_and_a_long_stall_ends() -> None:
     """Votes of one validator are bounded whatever targets it names; how far a target is ahead does not matter."""
-    approvals = Approvals({"liar": 1, "b": 1, "c": 1, "d": 1})
+    approvals, four = Approvals(), approvers({"liar": 1, "b": 1, "c": 1, "d": 1}, {})
     for target in range(11, 5000):
-        approvals.add("liar", 10, target, b"sig", 1.0, head=10)
+        approvals.add("liar", 10, target, vote(1.0), head=10)
     assert len(approvals.targets()) <= 64
     assert approvals.targets()[-1] == 4999
     for account in ("b", "c", "d"):
-        assert approvals.add(account, 10, 1_000_000, b"sig", 1.0, head=10)
+        assert approvals.add(account, 10, 1_000_000, vote(1.0), head=10)
     votes = approvals.votes(b"p" * 32, 10, 1_000_000)
     assert votes is not None
-    assert votes.enough
+    assert votes.since(four) is not None
     assert approvals.targets()[0] > 4000
 
 
