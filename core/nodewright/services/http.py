@@ -61,6 +61,11 @@ class HttpSettings:
     max_held_bytes: int = setting(
         256 * 1024 * 1024, help="memory for bodies arriving and answers not yet read", minimum=1024 * 1024
     )
+    backlog: int = setting(1024, help="connections that may wait to be taken", minimum=1, maximum=65535)
+    socket_kib: int = setting(
+        0, help="KiB of a connection's buffers, each way; 0: as the system has it", minimum=0, maximum=65536
+    )
+    congestion_control: str = setting("", help="of TCP, such as bbr, where the system has it; empty: the system's own")
 
 
 def split_address(listen: str, slot: str) -> tuple[str, int]:
@@ -83,16 +88,37 @@ def check_settings(settings: HttpSettings) -> list[str]:
     return []
 
 
-def bind(listen: str, slot: str) -> socket.socket:
+def _tune(bound: socket.socket, settings: HttpSettings, slot: str) -> None:
+    """What connections take over from the socket that listens for them. Raises ConfigurationError."""
+    if settings.socket_kib:
+        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+            bound.setsockopt(socket.SOL_SOCKET, option, settings.socket_kib * 1024)
+    name = settings.congestion_control
+    if name:
+        try:
+            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
+        except (AttributeError, OSError) as error:
+            raise ConfigurationError(
+                f"{slot}.congestion_control = {name!r} is not to be had on this system ({error}): name one of "
+                "net.ipv4.tcp_available_congestion_control, or leave it empty"
+            ) from None
+
+
+def bind(listen: str, slot: str, settings: HttpSettings | None = None) -> socket.socket:
     """A listening TCP socket, or AddressInUse / ConfigurationError naming the slot."""
+    settings = settings or HttpSettings()
     host, port = split_address(listen, slot)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _tune(bound, settings, slot)
         bound.bind((host, port))
-        bound.listen(1024)
+        bound.listen(settings.backlog)
         bound.setblocking(False)
+    except ConfigurationError:
+        bound.close()
+        raise
     except OSError as error:
         bound.close()
         if error.errno == errno.EADDRINUSE:
@@ -120,7 +146,7 @@ class HttpServer:
         self.app = app
         self.settings = settings
         self.logger = environment.logger
-        self._socket = bind(settings.listen, environment.slot)
+        self._socket = bind(settings.listen, environment.slot, settings)
         self.url = bound_url(self._socket)
         self.address = self._socket.getsockname()[:2]
         self._body_limits = dict(body_limits or {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Callable
 
 import httpx
@@ -38,6 +39,23 @@ def test_a_taken_port_is_one_sentence_with_the_fix(server_of: ServerOf) -> None:
     port = first.url.rpartition(":")[2]
     with pytest.raises(AddressInUse, match=rf"{port} is taken.*--set services\.web\.listen"):
         server_of(_app(), listen=f"127.0.0.1:{port}")
+
+
+async def test_connections_have_the_buffers_and_the_congestion_control_that_were_asked_for(server_of: ServerOf) -> None:
+    plain, tuned = server_of(_app()), server_of(_app(), socket_kib=128, congestion_control="reno", backlog=7)
+    for server, kib in ((plain, None), (tuned, 128)):
+        taken: list[socket.socket] = []
+        with server._socket.dup() as listening, socket.create_connection(server.address) as client:
+            listening.setblocking(True)
+            taken.append(listening.accept()[0])
+            with taken[0] as one:
+                size = one.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+                assert (size == 2 * 128 * 1024) == (kib is not None)  # the system counts its own part too
+                name = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0")
+                assert kib is None or name == b"reno"
+            assert client.fileno() >= 0
+    with pytest.raises(ConfigurationError, match=r"congestion_control = 'none such'.*leave it empty"):
+        server_of(_app(), congestion_control="none such")
 
 
 async def test_a_body_over_the_limit_is_413_declared_or_not(server_of: ServerOf) -> None:
