@@ -167,14 +167,16 @@ class Life:
         if kind < 0.25:
             receiver = random_.choice([*TOPS, *SUBS])
             signer, actions = self._life(receiver)
-        elif kind < 0.35:
-            receiver, actions = random_.choice(IMPLICIT), (Transfer(50 * NEAR),)
+        elif kind < 0.35:  # whoever lost all gets something to go on with
+            signer, receiver, actions = "near", random_.choice(NAMES), (Transfer(300 * NEAR),)
         elif kind < 0.5:
             actions = (Transfer(self._amount()),)
         elif kind < 0.75:
             actions = tuple(self._action() for _ in range(random_.choice([1, 1, 2, 3])))
         elif kind < 0.97:
-            receiver, actions = signer, tuple(self._action() for _ in range(random_.choice([1, 1, 2])))
+            receiver, mine = signer, [self._action() for _ in range(random_.choice([1, 1, 2]))]
+            own = self.publics[signer]  # who deletes the only key that is ever used is as good as dead
+            actions = tuple(Transfer(1) if isinstance(one, DeleteKey) and one.public_key == own else one for one in mine)
         else:
             receiver, actions = random_.choice(TOPS), ()
             inner = DelegateAction(
