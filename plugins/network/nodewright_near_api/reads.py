@@ -12,13 +12,13 @@ from nodewright.errors import Pruned
 from nodewright.interfaces.common import BlockRef
 from nodewright.interfaces.execution import HEAD, View
 from nodewright.interfaces.service import NodeHandle
+from nodewright.services.pulse import Pulse
 from nodewright_near.config import parameters
 from nodewright_near.parameters import Parameters
 from nodewright_near.primitives import base58
 from nodewright_near.queries import Passed
 from nodewright_near_api.errors import RpcError, handler_error, unknown_block
 from nodewright_near_api.params import BlockReference
-from nodewright_near_api.pulse import Pulse
 from nodewright_nightshade.blocks import Block, Info
 
 T = TypeVar("T")
@@ -98,8 +98,7 @@ class ChainReads:
         return network
 
     async def author(self, block: BlockRef) -> str:
-        record = await self.node.consensus.block(block.id)
-        return "" if record is None else str(record.detail.get("producer", ""))
+        return str(await self.node.consensus.query("producer", id=block.id) or "")
 
     # --- the state ---------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from starlette.routing import Route
 from nodewright.interfaces.environment import Environment
 from nodewright.interfaces.service import NodeHandle
 from nodewright.services.http import HttpServer
+from nodewright.services.pulse import Pulse
 from nodewright_near_api.batches import Batches
 from nodewright_near_api.chain import ChainMethods
 from nodewright_near_api.changes import ChangeMethods
@@ -20,7 +21,6 @@ from nodewright_near_api.config import NearApiConfig
 from nodewright_near_api.errors import RpcError
 from nodewright_near_api.lightclient import LightClientMethods
 from nodewright_near_api.outcomes import Outcomes
-from nodewright_near_api.pulse import Pulse
 from nodewright_near_api.query import QueryMethods
 from nodewright_near_api.reads import ChainReads
 from nodewright_near_api.rpc import JsonRpc
