@@ -32,6 +32,7 @@ from nodewright_nightshade import keys, local, recovery, sandbox, selection, wit
 from nodewright_nightshade.chain import Chain, Held
 from nodewright_nightshade.chunking import Chunk
 from nodewright_nightshade.config import NightshadeConfig
+from nodewright_nightshade.duties import idle
 from nodewright_nightshade.epochs import Epochs
 from nodewright_nightshade.network import Network
 from nodewright_nightshade.producer import Producer, Said
@@ -303,6 +304,17 @@ class Nightshade:
     async def _query_epoch(self, id: bytes) -> EpochSet | None:
         known = self.chain.epochs.sets.get(id)
         return known if known is not None else await self.chain.store.epoch(id)
+
+    async def _query_producer(self, id: bytes) -> Any:
+        held = await self.chain.find(id)
+        return None if held is None else await self._producer_of(held)
+
+    async def _query_idle(self, account: str) -> Any:
+        """Heights from the head's on to the end of its epoch, as (first, beyond the last), at which it makes nothing."""
+        info = self.chain.head.info
+        epoch = await self.chain.epoch(info.epoch_id)
+        end = info.epoch_start + self.chain.genesis.network.epoch_length
+        return await self.chain.environment.offload(idle, epoch, account, info.height, end)
 
     async def _query_gas_price(self, id: bytes | None = None, height: int | None = None) -> Any:
         held = await self._held(id, height, "optimistic")
