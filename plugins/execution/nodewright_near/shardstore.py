@@ -28,6 +28,7 @@ from nodewright_near.chunks import ChunkExtra
 from nodewright_near.primitives import Hash
 from nodewright_near.state import State
 from nodewright_near.trie import Missing, Source, find, items_under, visits, walk
+from nodewright_near.ways import Ways
 
 ROWS: Final = "near_state"
 NODES: Final = "near_nodes"
@@ -137,6 +138,7 @@ class ShardStore:
         self.applied: BlockRef | None = None
         self.values = Cache(cache_bytes // 2)
         self.nodes = Cache(cache_bytes // 2)
+        self.ways = Ways()
         self._generation = 0
 
     async def open(self) -> None:
