@@ -27,6 +27,10 @@ class Switch:
     shows: str = ""
 
 
+# Of a service's sockets. The buffers are those that a batch of a thousand fits into.
+TUNED: Final = {"backlog": "1024", "socket_kib": "512"}
+PLAIN: Final = {"backlog": "16", "socket_kib": "0"}
+
 SWITCHES: Final = (
     Switch("Ed25519 in batches", {"verifier.ed25519_batches": "true"}, {"verifier.ed25519_batches": "false"}),
     Switch(
@@ -55,6 +59,12 @@ SWITCHES: Final = (
             },
         },
         "on LevelDB",
+    ),
+    Switch(
+        "socket tuning",
+        {f"services.near_api.{key}": value for key, value in TUNED.items()},
+        {f"services.near_api.{key}": value for key, value in PLAIN.items()},
+        "with --load http",
     ),
     Switch(
         "witness and endorsement tasks",
