@@ -40,6 +40,7 @@ from nodewright.interfaces.storage import UtxoTransaction
 from nodewright_bitcoin import coinbase
 from nodewright_bitcoin.bundles import Bundles, Checked, Known
 from nodewright_bitcoin.columns import output_count
+from nodewright_bitcoin.discarding import Sifted, sift
 from nodewright_bitcoin.encoding import sha256d
 from nodewright_bitcoin.rules import RuleError
 from nodewright_bitcoin.state import Reservation, descendants_first, outpoint
@@ -139,8 +140,16 @@ class Blocks:
         height = request.block.height
         parts: list[Part] = []
         missing: dict[bytes, None] = {}
+        sifted: Sifted | None = None
         for bundle in request.bundles:
             result = await self.bundles.validate(bundle, height)
+            if not isinstance(result, Checked) and request.invalid_transaction == "discard":
+                found = await sift(engine, request)
+                if isinstance(found, BundleIncomplete):
+                    return Incomplete(found.missing)
+                sifted, parts = found, [Part(whole, checked, checked.facts) for whole, checked in found.judged]
+                missing.clear()
+                break
             if isinstance(result, BundleInvalid):
                 return Invalid(result.code, result.message, bundle.ref.id, bundle.id_at(result.index))
             if isinstance(result, BundleIncomplete):
@@ -157,7 +166,7 @@ class Blocks:
                 # A parent in another bundle of this block comes with that bundle's bodies.
                 return Incomplete(outside or list(missing))
             try:
-                plan = await self._plan(request, parts)
+                plan = await self._plan(request, parts, sifted or Sifted())
             except Stop as stop:
                 return stop.result
             self.plans[request.block.id] = plan
@@ -165,9 +174,11 @@ class Blocks:
                 self.plans.popitem(last=False)
             return plan.outcome
 
-    async def _plan(self, request: ExecutionRequest, parts: list[Part]) -> Plan:
+    async def _plan(self, request: ExecutionRequest, parts: list[Part], sifted: Sifted) -> Plan:
         height = request.block.height
         walk = await self._start(request, height, parts)
+        walk.discarded.update(sifted.discarded)
+        walk.retry.update(sifted.retry)
         for part in parts:
             if self._regular(walk, part.checked):
                 walk.inside.update(part.checked.keys)
@@ -264,6 +275,8 @@ class Blocks:
                 code = "bad-txns-inputs-missingorspent" if rejects else "too-early"
                 return RuleError(code, f"{parent[::-1].hex()}, which it spends from, is not before it")
             elif key in walk.new and spent not in walk.stored:
+                if not rejects:
+                    return RuleError("too-early", f"{parent[::-1].hex()}, which it spends from, is not before it")
                 walk.missing.append(parent)
                 return RuleError("missing", "a parent is not known here")
             spender = walk.spent.get(spent) or state.spenders.get(spent) or walk.stored.get(spent)

@@ -21,6 +21,8 @@ from nodewright.errors import Pruned, StoreError, UnknownQuery
 from nodewright.interfaces.common import Admission, BlockContext, BlockRef, Bundle, Refused
 from nodewright.interfaces.environment import Environment
 from nodewright.interfaces.execution import (
+    BundleIncomplete,
+    BundleInvalid,
     BundleVerdict,
     Candidate,
     ExecutionRequest,
@@ -37,7 +39,7 @@ from nodewright.interfaces.verifier import Verifier
 from nodewright_bitcoin import coinbase
 from nodewright_bitcoin.admission import WORTH_A_HOP, Admitter
 from nodewright_bitcoin.blocks import Blocks
-from nodewright_bitcoin.bundles import Bundles
+from nodewright_bitcoin.bundles import Bundles, Checked
 from nodewright_bitcoin.columns import Parsed, parse_batch
 from nodewright_bitcoin.encoding import sha256d
 from nodewright_bitcoin.network import ChainParameters
@@ -243,6 +245,9 @@ class BitcoinEngine:
 
     async def validate_bundle(self, bundle: Bundle, head: BlockRef) -> BundleVerdict:
         return await self._bundles.verdict(bundle, head)
+
+    async def validate_for_block(self, bundle: Bundle, height: int) -> Checked | BundleInvalid | BundleIncomplete:
+        return await self._bundles.validate(bundle, height)
 
     async def execute(self, request: ExecutionRequest) -> ExecutionResult:
         return await self._blocks.execute(request)
