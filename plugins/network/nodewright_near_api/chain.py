@@ -7,13 +7,14 @@ from typing import Any, Final
 
 from nodewright.interfaces.environment import Environment
 from nodewright_near.chunks import ChunkBody
+from nodewright_near.congestion import ShardCongestion
 from nodewright_near.headers import ChunkHeader
 from nodewright_near.primitives import base58, key_text
 from nodewright_near_api import params as take
 from nodewright_near_api.chainviews import block_view, chunk_view, rfc3339, stakes_view
 from nodewright_near_api.errors import handler_error, unknown_block
 from nodewright_near_api.params import OPTIMISTIC, Params, shown_key
-from nodewright_near_api.protocol import protocol_config
+from nodewright_near_api.protocol import genesis_config, protocol_config
 from nodewright_near_api.reads import ChainReads, Found
 
 # Half of nearcore's: a node that has made no block for so long is not healthy.
@@ -40,6 +41,11 @@ class ChainMethods:
             "health": self.health,
             "network_info": self.network_info,
             "EXPERIMENTAL_protocol_config": self.protocol_config,
+            "EXPERIMENTAL_genesis_config": self.genesis_config,
+            "genesis_config": self.genesis_config,
+            "EXPERIMENTAL_congestion_level": self.congestion_level,
+            "EXPERIMENTAL_maintenance_windows": self.maintenance_windows,
+            "maintenance_windows": self.maintenance_windows,
         }
 
     # --- blocks ------------------------------------------------------------------------------------------------------
@@ -50,6 +56,15 @@ class ChainMethods:
 
     async def chunk(self, params: Params) -> dict[str, Any]:
         """By its hash, or by block and shard."""
+        return chunk_view(*await self._chunk(params))
+
+    async def congestion_level(self, params: Params) -> dict[str, Any]:
+        """Of the shard as the chunk shows it, from 0 to 1; a chunk is named as for ``chunk``."""
+        header, _, _ = await self._chunk(params)
+        load = ShardCongestion(header.inner.congestion_info)
+        return {"congestion_level": float(load.level(self._reads.parameters.congestion))}
+
+    async def _chunk(self, params: Params) -> tuple[ChunkHeader, ChunkBody, str]:
         given = params.take(("chunk_id",) if len(params.positional) == 1 else ("block_id", "shard_id"))
         if "chunk_id" in given:
             id = take.hash_of(given["chunk_id"], "chunk_id")
@@ -62,8 +77,9 @@ class ChainMethods:
             id = block.block.body.chunks[shard].hash()
             found = await self._node.consensus.query("chunk", block=block.info.hash, shard=shard)
         if found is None:
-            found = await self._genesis_chunk(id)
-        return chunk_view(*found)
+            return await self._genesis_chunk(id)
+        header, body, author = found
+        return header, body, author
 
     async def _genesis_chunk(self, id: bytes) -> tuple[ChunkHeader, ChunkBody, str]:
         """It has no body that anybody would keep."""
@@ -105,15 +121,21 @@ class ChainMethods:
             ],
             "current_fishermen": [],
             "next_fishermen": [],
-            "current_proposals": [],
-            "prev_epoch_kickout": [],
+            "current_proposals": stakes_view(
+                [(name, shown_key(key), stake) for name, key, stake in found.get("proposals", ())]
+            ),
+            "prev_epoch_kickout": [{"account_id": name, "reason": reason} for name, reason in found.get("kicked", ())],
             "epoch_start_height": found["epoch_start_height"],
             "epoch_height": found["epoch_height"],
         }
 
     async def validators_ordered(self, params: Params) -> list[dict[str, Any]]:
-        found = await self._validators()
-        return stakes_view([(name, shown_key(key), stake) for name, key, stake, *_ in found["current"]])
+        """Of the epoch of a block; of the head's, if none is named."""
+        given = params.take(("block_id",))
+        reference = take.block_id(given["block_id"]) if given.get("block_id") is not None else OPTIMISTIC
+        epoch = await self._node.consensus.query("epoch", id=(await self._reads.want(reference)).info.epoch_id)
+        validators = () if epoch is None else epoch.validators
+        return stakes_view([(one.account_id, shown_key(one.public_key), one.stake) for one in validators])
 
     # --- the node ----------------------------------------------------------------------------------------------------
 
@@ -192,9 +214,29 @@ class ChainMethods:
             raise unknown_block("DB Not Found Error: the genesis block")
         return protocol_config(self._reads.parameters, network, first.block)
 
+    async def genesis_config(self, params: Params) -> dict[str, Any]:
+        network, first = await self._reads.network(), await self._reads.genesis()
+        if first is None:
+            raise unknown_block("DB Not Found Error: the genesis block")
+        validators = self._node.genesis.get("consensus", {}).get("validators", ())
+        return genesis_config(self._reads.parameters, network, first.block, validators)
+
+    async def maintenance_windows(self, params: Params) -> list[list[int]]:
+        """Heights at which a validator makes neither blocks nor chunks, from the head to the end of its epoch."""
+        account = take.account(take.want(params.take(("account_id",)), "account_id"))
+        windows = await self._node.consensus.query("idle", account=account)
+        return [list(window) for window in windows]
+
 
 def _current(
-    name: str, key: bytes | str, stake: int, shards: Any, produced: int, expected: int, *more: Any
+    name: str,
+    key: bytes | str,
+    stake: int,
+    shards: Any,
+    produced: int,
+    expected: int,
+    chunks: int = 0,
+    chunks_expected: int = 0,
 ) -> dict[str, Any]:
     return {
         "account_id": name,
@@ -204,6 +246,8 @@ def _current(
         "shards": list(shards),
         "num_produced_blocks": produced,
         "num_expected_blocks": expected,
+        "num_produced_chunks": chunks,
+        "num_expected_chunks": chunks_expected,
     }
 
 

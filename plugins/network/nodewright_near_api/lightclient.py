@@ -1,4 +1,5 @@
-"""Light-client proofs: that an outcome is in a chunk, the chunk's root in a block, and the block below a head.
+"""Light-client proofs: that an outcome is in a chunk, the chunk's root in a block, and the block below a head; and the
+blocks by which a client follows the chain from epoch to epoch.
 
 The Merkle tree over block hashes is never kept whole. The roots of its full subtrees are had from the frontiers that the
 blocks' infos hold, so that a proof reads O(log² n) blocks.
@@ -9,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+from nodewright_near.borsh import encode
 from nodewright_near.merkle import Left, MerkleStep, Right, combine, frontier_root, merklize
-from nodewright_near.primitives import base58, hash256
+from nodewright_near.primitives import base58, hash256, key_text
 from nodewright_near_api import params as take
-from nodewright_near_api.chainviews import lite_view
+from nodewright_near_api.chainviews import lite_view, stakes_view
 from nodewright_near_api.errors import RpcError, handler_error, internal_error
 from nodewright_near_api.outcomes import Outcomes
 from nodewright_near_api.params import BlockReference, Params
@@ -32,6 +34,7 @@ class LightClientMethods:
             "light_client_proof": self.execution_proof,
             "EXPERIMENTAL_light_client_proof": self.execution_proof,
             "EXPERIMENTAL_light_client_block_proof": self.block_proof,
+            "next_light_client_block": self.next_block,
         }
 
     async def execution_proof(self, params: Params) -> dict[str, Any]:
@@ -69,6 +72,62 @@ class LightClientMethods:
         if block.info.ordinal >= head.info.ordinal:
             raise internal_error(f"block {base58(id)} is not below the head {base58(head.info.hash)}")
         return {"block_header_lite": lite_view(block.block.header), "block_proof": path_view(await self._path(block, head))}
+
+    async def next_block(self, params: Params) -> dict[str, Any]:
+        """For a client that knows ``last_block_hash``: the last final block of that block's epoch or of the one after, as
+        far as there is one, with the next epoch's validators; an empty object where it knows it."""
+        given = params.take(("last_block_hash",))
+        id = take.hash_of(take.want(given, "last_block_hash"), "last_block_hash")
+        last = await self._reads.want(BlockReference(id=id, text=given["last_block_hash"]))
+        top = await self._reads.head()
+        if top.info.epoch > last.info.epoch + 1:
+            top = await self._end_of(last.info.epoch + 1, last, top)
+        found = await self._signed_by_its_epoch(top)
+        if found is None or found.info.height <= last.info.height:
+            return {}
+        after, then = [await self._on(found, ahead) for ahead in (1, 2)]
+        epoch = await self._reads.node.consensus.query("epoch", id=found.info.next_epoch_id)
+        if epoch is None:
+            raise internal_error("the epoch after the block's is not known")
+        lite = after.block.header.inner_lite
+        return {
+            **lite_view(found.block.header),
+            "next_block_inner_hash": base58(combine(hash256(encode(lite)), hash256(encode(after.block.header.inner_rest)))),
+            "next_bps": stakes_view([(one.account_id, key_text(one.public_key), one.stake) for one in epoch.validators]),
+            "approvals_after_next": [
+                None if one is None else key_text(one) for one in then.block.header.inner_rest.approvals
+            ],
+        }
+
+    async def _on(self, block: Found, ahead: int) -> Found:
+        """The block so many heights above a final one: those two are there, or it would not be final."""
+        found = await self._reads.block(height=block.info.height + ahead)
+        if found is None:
+            raise internal_error(f"the block {ahead} above {base58(block.info.hash)} is not held")
+        return found
+
+    async def _signed_by_its_epoch(self, top: Found) -> Found | None:
+        """The last block final by ``top`` that two blocks of its own epoch follow; None where there is none."""
+        while True:
+            found = await self._reads.block(id=top.info.last_final)
+            if found is None or found.info.hash == top.info.hash or found.info.ordinal == 1:
+                return None
+            if (await self._on(found, 2)).info.epoch == found.info.epoch:
+                return found
+            top = found
+
+    async def _end_of(self, epoch: int, last: Found, head: Found) -> Found:
+        """The last block of an epoch that has ended."""
+        low, high = last.info.ordinal, head.info.ordinal
+        found = last
+        while low < high:
+            middle = (low + high + 1) // 2
+            at = await self._at(middle, head)
+            if at.info.epoch <= epoch:
+                low, found = middle, at
+            else:
+                high = middle - 1
+        return found
 
     def _unknown(self, id: bytes) -> RpcError:
         return handler_error(
