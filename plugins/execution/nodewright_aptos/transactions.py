@@ -274,11 +274,19 @@ def decode_transaction(raw: bytes) -> UserTransaction:
     if len(raw) > MAX_TRANSACTION_BYTES:
         raise Malformed(f"{len(raw)} bytes are more than {MAX_TRANSACTION_BYTES}")
     reader = Reader(raw)
+    transaction = read_signed(reader)
+    reader.finish()
+    return transaction
+
+
+def read_signed(reader: Reader) -> UserTransaction:
+    """The next SignedTransaction: there is no length before it. Raises Malformed."""
+    start = reader.at
     sender = reader.take(32)
     sequence_number = reader.u64()
     payload = read_payload(reader)
     tail = reader.take(25)
-    body_bytes = reader.at
+    body_bytes = reader.at - start
     kind = reader.uleb()
     secondary: tuple[bytes, ...] = ()
     secondary_signers: tuple[AccountAuthenticator, ...] = ()
@@ -299,7 +307,7 @@ def decode_transaction(raw: bytes) -> UserTransaction:
             fee_payer_signer = read_authenticator(reader)
     else:
         raise Malformed(f"transaction authenticators of kind {kind} are not known here")
-    reader.finish()
+    raw = reader.data[start : reader.at]
     return UserTransaction(
         raw,
         sha3_256(_USER_PREFIX + raw).digest(),
