@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from fractions import Fraction
 from hashlib import sha256
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,9 +16,15 @@ from hypothesis import strategies as st
 
 from nodewright.errors import ConfigurationError
 from nodewright_near.borsh import decode, encode
-from nodewright_near.headers import ValidatorStakeV1
+from nodewright_near.headers import Endorsement, InnerLite, ValidatorStakeV1, approval_message, bp_hash
+from nodewright_near.merkle import combine
+from nodewright_near.primitives import base58, hash256, parse_hash, parse_key, unbase58
 from nodewright_near.transactions import SignedTransaction, Stake, Transaction
+from nodewright_near_api.lightclient import LightClientMethods
+from nodewright_near_api.params import Params
+from nodewright_near_api.reads import ChainReads
 from nodewright_nightshade import selection
+from nodewright_nightshade.keys import verify
 from nodewright_nightshade.sampling import Epoch, Validator, assign_chunk_producers, reassign
 from nodewright_nightshade.selection import EpochSet, SeatRules, Tally, following, kick_outs, seated, version_after
 
@@ -167,14 +174,13 @@ def validators_of(node: Any) -> set[str]:
 
 def test_one_stakes_and_produces_another_leaves_and_nothing_stops(tell: Any, near: Any) -> None:
     async def story(world: Any) -> None:
-        rules = {"epoch_length": 12, "validators": 4}
-        nodes = await world.found(5, 2, consensus={"epoch_length": rules["epoch_length"]}, staked=4)
+        nodes = await world.found(5, 2, consensus={"epoch_length": 10}, staked=4)
         await near.until(lambda: all(node.final >= 2 for node in nodes))
         fifth, leaver = nodes[4], nodes[1]
         assert fifth.name not in validators_of(fifth)
         began = fifth.consensus.chain.head.info.epoch
         await stake(world, nodes[0], near, fifth.name, 90 * near.NEAR)
-        sent = await world.trade(nodes, 6, 0.3)
+        sent = await world.trade(nodes, 3, 0.3)
         await near.until(lambda: fifth.name in validators_of(fifth))
         joined = fifth.consensus.chain.head.info.epoch
         assert began + 1 <= joined <= began + 3, "two epochs after the one in which the proposal was published"
@@ -183,7 +189,7 @@ def test_one_stakes_and_produces_another_leaves_and_nothing_stops(tell: Any, nea
         account = await nodes[0].account(leaver.name)
         assert account.locked == 100 * near.NEAR, "it stays locked while it validates"
         before = account.amount
-        sent += await world.trade(nodes, 6, 0.3)
+        sent += await world.trade(nodes, 3, 0.3)
         await near.until(lambda: leaver.name not in validators_of(leaver))
         left = leaver.consensus.chain.head.info.epoch
         assert (await nodes[0].account(leaver.name)).locked == 100 * near.NEAR
@@ -203,13 +209,62 @@ def test_one_stakes_and_produces_another_leaves_and_nothing_stops(tell: Any, nea
         epoch = nodes[0].consensus.chain.head.info.epoch
         await near.until(lambda: all(node.consensus.chain.final.info.epoch > epoch + 1 for node in nodes))
         await world.same()
+        seen = await light_client(nodes[1])
+        assert any(fifth.name in those for those in seen)
+        assert leaver.name in seen[0]
+        assert leaver.name not in seen[-1]
 
     tell(story)
 
 
+async def light_client(node: Any) -> list[set[str]]:
+    """Follow the chain from its genesis as a light client does, by what the API of a node says, from epoch to epoch."""
+    chain = node.consensus.chain
+    handle: Any = SimpleNamespace(consensus=node.consensus, genesis=chain.genesis.document)
+    nothing: Any = None
+    client = LightClientMethods(ChainReads(handle, nothing), nothing)
+    known, last = chain.root.info.hash, chain.root.info
+    validators = {base58(bytes(32)): genesis_stakes(chain), base58(last.hash): genesis_stakes(chain)}
+    seen: list[set[str]] = []
+    while True:
+        told = await client.next_block(Params([base58(known)]))
+        if not told:
+            return seen
+        lite = told["inner_lite"]
+        hashes = [parse_hash(lite[name]) for name in ("epoch_id", "next_epoch_id", "prev_state_root", "outcome_root")]
+        roots = [parse_hash(lite[name]) for name in ("next_bp_hash", "block_merkle_root")]
+        inner = InnerLite(lite["height"], *hashes, lite["timestamp"], *roots)
+        rest, before = parse_hash(told["inner_rest_hash"]), parse_hash(told["prev_block_hash"])
+        id = combine(combine(hash256(encode(inner)), rest), before)
+        after = combine(parse_hash(told["next_block_inner_hash"]), id)
+        message = approval_message(Endorsement(after), lite["height"] + 2)
+        those = validators[lite["epoch_id"]]
+        signed = 0
+        for one, text in zip(those, told["approvals_after_next"], strict=False):
+            if text is not None:
+                assert verify(one.public_key, message, parse_signature(text))
+                signed += one.stake
+        assert 3 * signed > 2 * sum(one.stake for one in those)
+        coming = tuple(
+            ValidatorStakeV1(one["account_id"], parse_key(one["public_key"]), int(one["stake"])) for one in told["next_bps"]
+        )
+        assert bp_hash(coming) == inner.next_bp_hash
+        validators[lite["next_epoch_id"]] = coming
+        seen.append({one.account_id for one in coming})
+        known = id
+
+
+def genesis_stakes(chain: Any) -> tuple[ValidatorStakeV1, ...]:
+    return tuple(ValidatorStakeV1(one.account, one.key, one.stake) for one in chain.genesis.validators)
+
+
+def parse_signature(text: str) -> bytes:
+    return b"\0" + unbase58(text.removeprefix("ed25519:"))
+
+
 def test_who_makes_nothing_is_kicked_out_and_the_others_go_on(tell: Any, near: Any) -> None:
     async def story(world: Any) -> None:
-        nodes = await world.found(4, 1, consensus={"epoch_length": 12, "kick_out_below": 80, "max_kicked_percent": 30})
+        nodes = await world.found(4, 1, consensus={"epoch_length": 10, "kick_out_below": 80, "max_kicked_percent": 30})
         await near.until(lambda: all(node.final >= 2 for node in nodes))
         lost = nodes[3]
         await lost.kill()
