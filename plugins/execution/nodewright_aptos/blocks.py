@@ -6,7 +6,7 @@ context in microseconds, or one more than its parent's where that is not later; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from hashlib import sha3_256
 from typing import Any, Final, Protocol, TypeVar
 
@@ -35,6 +35,7 @@ from nodewright_aptos.ledger import (
     TransactionInfo,
     encode_write_set,
 )
+from nodewright_aptos.prologue import PROLOGUE_CODES
 from nodewright_aptos.records import BlockRow, TransactionRow, number
 from nodewright_aptos.resources import (
     BLOCK_KEY,
@@ -44,7 +45,7 @@ from nodewright_aptos.resources import (
     handle_event,
     next_block,
 )
-from nodewright_aptos.state import DISCARDED, KEPT, BlockEnvironment, Output, materialise
+from nodewright_aptos.state import DISCARDED, KEPT, RETRY, BlockEnvironment, Output, materialise
 from nodewright_aptos.statekeys import key_hashes, value_hashes
 from nodewright_aptos.statestore import Loaded, Version, View
 from nodewright_aptos.transactions import (
@@ -236,7 +237,10 @@ async def execute(
     loaded.known.update(first.writes)
     good = [transaction for transaction, answer in zip(collected.transactions, signed, strict=True) if answer]
     outputs = await executor.run(loaded, good, block)
-    refusals = _refusals(request, collected, signed, good, outputs)
+    past = [one.id for one, output in zip(good, outputs, strict=True) if output.code == PROLOGUE_CODES[1002]]
+    rows = await view.ledger_rows(records.HASHES, past)
+    known = {id for id, row in zip(past, rows, strict=True) if row is not None}
+    refusals = _refusals(request, collected, signed, good, outputs, known)
     if isinstance(refusals, Invalid):
         return refusals
     kept = [(one, output) for one, output in zip(good, outputs, strict=True) if output.kind == KEPT]
@@ -268,8 +272,11 @@ def _refusals(
     signed: Sequence[bool],
     good: Sequence[UserTransaction],
     outputs: Sequence[Output],
+    known: Collection[bytes],
 ) -> tuple[dict[bytes, tuple[str, str]], dict[bytes, str]] | Invalid:
-    """Discarded and to be retried; or, where the consensus takes no such block, the first of them in block order."""
+    """Discarded and to be retried; or, where the consensus takes no such block, the first of them in block order. Those
+    of an earlier block (``known``) are passed over like any repetition: told of as discarded, they would seem rejected."""
+    strict = request.invalid_transaction == "reject_block"
     results = {one.id: output for one, output in zip(good, outputs, strict=True)}
     discarded = {id: ("MALFORMED_TRANSACTION", told) for id, told in collected.malformed.items()}
     retry: dict[bytes, str] = {}
@@ -277,11 +284,11 @@ def _refusals(
         output = results.get(transaction.id) if answer else None
         if output is None:
             discarded[transaction.id] = ("INVALID_SIGNATURE", "a signature is missing or wrong")
-        elif output.kind == DISCARDED:
+        elif output.kind == DISCARDED and (strict or transaction.id not in known):
             discarded[transaction.id] = (output.code, output.message)
-        elif output.kind != KEPT:
+        elif output.kind == RETRY:
             retry[transaction.id] = f"{output.code}: {output.message}"
-        if request.invalid_transaction == "reject_block" and (discarded or retry):
+        if strict and (discarded or retry):
             code, told = discarded.get(transaction.id, ("SEQUENCE_NUMBER_TOO_NEW", retry.get(transaction.id, "")))
             return Invalid(code, told, None, transaction.id)
     return discarded, retry

@@ -231,9 +231,10 @@ class StateStore:
         caller has put in as deletions. Raises Pruned where its reverse record is gone."""
         applied = self.applied
         assert applied is not None
-        undo = await self._parts(records.UNDO, applied.height)
-        (raw,) = await self.store.get_many(records.BLOCKS, [number(applied.height - 1)])
-        if applied.height <= self.oldest or not undo or raw is None:
+        kept = applied.height > self.oldest
+        undo = await self._parts(records.UNDO, applied.height) if kept else {}
+        (raw,) = await self.store.get_many(records.BLOCKS, [number(max(applied.height, 1) - 1)])
+        if not undo or raw is None:
             raise Pruned(
                 f"block {applied.ref} cannot be undone: execution.history keeps {self.history} blocks; sync this node anew"
             )
@@ -388,6 +389,14 @@ class View:
             found.update(await self.store.read_nodes(below))
             self._check()
         return [found[key] for key in keys]
+
+    async def ledger_rows(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Of this block and those before it."""
+        found = await self.store.store.get_many(table, list(keys)) if keys else []
+        for version in self._chain:
+            above = version.rows.tables.get(table, {})
+            found = [above.get(key) if raw is None else raw for key, raw in zip(keys, found, strict=True)]
+        return found
 
     async def under(self, prefix: bytes, after: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
         """Keys with this prefix and their values, in order, the first ``limit`` of them beyond ``after``."""

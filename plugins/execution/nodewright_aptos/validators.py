@@ -63,5 +63,6 @@ def updates_of(outputs: Iterable[Output]) -> dict[bytes, int]:
         for event in output.events:
             if event.type == UPDATE_EVENT:
                 reader = Reader(event.data)
-                updates[reader.blob(MAX_KEY_BYTES)] = reader.u64()
+                key = reader.blob(MAX_KEY_BYTES)
+                updates[key] = reader.u64()
     return updates
