@@ -1,8 +1,9 @@
-"""The answer of ``EXPERIMENTAL_protocol_config``: fees and limits of the rules that this network runs by."""
+"""The answers of ``EXPERIMENTAL_protocol_config``: fees and limits of the rules that this network runs by; and of
+``EXPERIMENTAL_genesis_config``: what of them stands in the genesis."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -98,34 +99,63 @@ def _congestion(parameters: Parameters) -> dict[str, Any]:
     }
 
 
-def protocol_config(parameters: Parameters, network: Mapping[str, Any], genesis: Block) -> dict[str, Any]:
-    """``network`` as the consensus tells it."""
+def _layout(network: Mapping[str, Any]) -> dict[str, Any]:
+    shards = range(network["shards"])
+    return {
+        "V2": {
+            "boundary_accounts": list(network["boundaries"]),
+            "shard_ids": list(shards),
+            "id_to_index_map": {str(shard): shard for shard in shards},
+            "index_to_id_map": {str(shard): shard for shard in shards},
+            "shards_split_map": None,
+            "shards_parent_map": None,
+            "version": 3,
+        }
+    }
+
+
+def _network(parameters: Parameters, network: Mapping[str, Any], genesis: Block) -> dict[str, Any]:
+    """What both configurations say of the network."""
     return {
         "protocol_version": network["protocol_version"],
         "genesis_time": rfc3339(genesis.header.inner_lite.timestamp),
         "chain_id": network["chain_id"],
         "genesis_height": network["genesis_height"],
         "epoch_length": network["epoch_length"],
-        "gas_limit": parameters.gas_limit,
+        "gas_limit": network["gas_limit"],
         "min_gas_price": str(network["min_gas_price"]),
-        "max_gas_price": str(max(20 * network["min_gas_price"], network["min_gas_price"])),
+        "max_gas_price": str(network["max_gas_price"]),
         "gas_price_adjustment_rate": [1, 100],
         "transaction_validity_period": parameters.transaction_validity,
         "fishermen_threshold": str((1 << 128) - 1),
         "minimum_stake_divisor": 10,
         "minimum_stake_ratio": [1, 6250],
         "dynamic_resharding": False,
-        "shard_layout": {
-            "V2": {
-                "boundary_accounts": list(network["boundaries"]),
-                "shard_ids": list(range(network["shards"])),
-                "id_to_index_map": {str(shard): shard for shard in range(network["shards"])},
-                "index_to_id_map": {str(shard): shard for shard in range(network["shards"])},
-                "shards_split_map": None,
-                "shards_parent_map": None,
-                "version": 3,
-            }
-        },
+        "shard_layout": _layout(network),
+    }
+
+
+def genesis_config(
+    parameters: Parameters, network: Mapping[str, Any], genesis: Block, validators: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """``validators`` as in the genesis document."""
+    return {
+        **_network(parameters, network, genesis),
+        "validators": [
+            {"account_id": str(one["account"]), "public_key": str(one["key"]), "amount": str(one["stake"])}
+            for one in validators
+        ],
+        "num_block_producer_seats": len(validators),
+        "num_block_producer_seats_per_shard": [len(validators)] * network["shards"],
+        "avg_hidden_validator_seats_per_shard": [0] * network["shards"],
+        "total_supply": str(genesis.header.inner_rest.total_supply),
+    }
+
+
+def protocol_config(parameters: Parameters, network: Mapping[str, Any], genesis: Block) -> dict[str, Any]:
+    """``network`` as the consensus tells it."""
+    return {
+        **_network(parameters, network, genesis),
         "runtime_config": {
             "storage_amount_per_byte": str(parameters.storage_amount_per_byte),
             "transaction_costs": _costs(parameters),

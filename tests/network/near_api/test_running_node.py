@@ -423,3 +423,32 @@ def test_any_parameters_are_answered(client: Any, method: str, params: Any) -> N
     status, answer = client.call(method, params)
     assert status in (200, 400), answer
     assert ("result" in answer) != ("error" in answer)
+
+
+# --- configurations, load and duties ----------------------------------------------------------------------------------
+
+
+def test_the_genesis_and_the_load_of_a_shard(client: Any) -> None:
+    config = client.result("EXPERIMENTAL_genesis_config")
+    protocol = client.result("EXPERIMENTAL_protocol_config", {"finality": "final"})
+    same = set(config) & set(protocol)
+    assert {"chain_id", "genesis_height", "genesis_time", "epoch_length", "shard_layout", "min_gas_price"} <= same
+    assert all(config[name] == protocol[name] for name in same)
+    assert (config["max_gas_price"], config["gas_limit"]) == (str(10**10), 10**15)
+    assert [one["account_id"] for one in config["validators"]] == ["validator0"]
+    first = client.result("block", {"block_id": config["genesis_height"]})
+    assert config["total_supply"] == first["header"]["total_supply"]
+    block = client.result("block", {"finality": "final"})
+    by_hash = client.result("EXPERIMENTAL_congestion_level", {"chunk_id": block["chunks"][0]["chunk_hash"]})
+    by_place = client.result("EXPERIMENTAL_congestion_level", {"block_id": block["header"]["height"], "shard_id": 0})
+    assert by_hash == by_place == {"congestion_level": 0.0}
+    assert client.error("EXPERIMENTAL_congestion_level", {"chunk_id": NO_HASH})[1]["cause"]["name"] == "UNKNOWN_CHUNK"
+
+
+def test_heights_at_which_a_validator_makes_nothing(client: Any) -> None:
+    assert client.result("EXPERIMENTAL_maintenance_windows", {"account_id": "validator0"}) == []
+    epoch = client.result("validators", [None])["epoch_start_height"]
+    length = client.result("EXPERIMENTAL_genesis_config")["epoch_length"]
+    ((start, end),) = client.result("maintenance_windows", ["sandbox"])
+    assert epoch <= start < end == epoch + length
+    assert client.error("maintenance_windows", {})[1]["cause"]["name"] == "PARSE_ERROR"
