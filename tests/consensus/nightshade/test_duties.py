@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hashlib import sha256
+from itertools import pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -35,5 +36,5 @@ def test_runs_are_the_heights_without_a_block_or_chunk_to_make(
         }
         assert free == set(range(start, start + count)) - busy
         assert all(first < beyond for first, beyond in runs)
-        assert all(before[1] < after[0] for before, after in zip(runs, runs[1:], strict=False))
+        assert all(before[1] < after[0] for before, after in pairwise(runs))
     assert idle(epoch, "nobody", start, start + count) == ([(start, start + count)] if count else [])
