@@ -1,0 +1,173 @@
+"""``/v1/accounts/…``: accounts, resources, modules, balances, their transactions and events; and table items."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from nodewright_aptos import abi
+from nodewright_aptos.addresses import address_text
+from nodewright_aptos.bcs import Malformed
+from nodewright_aptos.queries import AccountView
+from nodewright_aptos.statekeys import resource_of
+from nodewright_aptos.typetags import StructTag, parse_struct
+from nodewright_aptos_api.config import AptosApiConfig
+from nodewright_aptos_api.errors import account_not_found, invalid, not_found
+from nodewright_aptos_api.reads import Ledger, address_of, parse_number, read_address, whole_number
+
+# Fields of an account's own event handles: which creation number they have there.
+MAX_CURSOR = 1024
+
+
+class Accounts:
+    def __init__(self, ledger: Ledger, config: AptosApiConfig) -> None:
+        self._ledger = ledger
+        self._config = config
+
+    async def _there(self, request: Request) -> tuple[bytes, dict[str, int], AccountView]:
+        address, at = address_of(request), await self._ledger.at(request)
+        found: AccountView | None = await self._ledger.ask("account", address=address, **at)
+        if found is None:
+            version = at.get("version", (await self._ledger.state()).version)
+            raise account_not_found(address, version)
+        return address, at, found
+
+    async def account(self, request: Request) -> Response:
+        _, _, found = await self._there(request)
+        document = {
+            "sequence_number": str(found.sequence_number),
+            "authentication_key": "0x" + found.authentication_key.hex(),
+        }
+        return await self._ledger.answer(document)
+
+    async def balance(self, request: Request) -> Response:
+        """Of a coin type or a fungible asset's metadata address; 0 where there is none."""
+        address, at = address_of(request), await self._ledger.at(request)
+        try:
+            amount = await self._ledger.ask("balance", address=address, asset=request.path_params["asset"], **at)
+        except Malformed as error:
+            raise invalid(f"failed to parse parameter asset_type: {error}") from None
+        return await self._ledger.answer(amount)
+
+    async def resources(self, request: Request) -> Response:
+        address, at, _ = await self._there(request)
+        limit = min(whole_number(request, "limit", self._config.max_resources) or 1, self._config.max_resources)
+        start = request.query_params.get("start")
+        after = None if start is None else _cursor(start)
+        rows = await self._ledger.ask("resources", address=address, after=after, limit=limit, **at)
+        more = {"X-Aptos-Cursor": rows[-1][1].hex()} if len(rows) == limit else {}
+        return await self._ledger.answer([self._ledger.views.resource(tag, value) for tag, _, value in rows], **more)
+
+    async def resource(self, request: Request) -> Response:
+        address, at = address_of(request), await self._ledger.at(request)
+        tag = _struct(request.path_params["type"])
+        value = await self._ledger.ask("resource", address=address, type=tag, **at)
+        if value is None:
+            version = at.get("version", (await self._ledger.state()).version)
+            raise not_found(
+                "resource_not_found",
+                f"Resource not found by Address({address_text(address)}), Struct tag({tag}) and Ledger version({version})",
+            )
+        return await self._ledger.answer(self._ledger.views.resource(tag, value))
+
+    async def modules(self, request: Request) -> Response:
+        address, at = address_of(request), await self._ledger.at(request)
+        found = await self._ledger.ask("modules", address=address, **at)
+        return await self._ledger.answer([{"bytecode": "0x", "abi": one} for one in found])
+
+    async def module(self, request: Request) -> Response:
+        address, at = address_of(request), await self._ledger.at(request)
+        name = request.path_params["name"]
+        found = await self._ledger.ask("module", address=address, name=name, **at)
+        if found is None:
+            raise not_found(
+                "module_not_found", f"Module not found by Address({address_text(address)}) and Module name({name[:255]})"
+            )
+        return await self._ledger.answer({"bytecode": "0x", "abi": found})
+
+    async def transactions(self, request: Request) -> Response:
+        address = address_of(request)
+        start = whole_number(request, "start")
+        limit = self._ledger.limit(request)
+        rows = await self._ledger.ask("account_transactions", address=address, start=start, limit=limit)
+        return await self._ledger.answer([await self._ledger.shown(row) for row in rows])
+
+    async def events(self, request: Request) -> Response:
+        number = parse_number(request.path_params["creation_number"], "creation_number")
+        return await self._events(request, address_of(request), number)
+
+    async def events_by_handle(self, request: Request) -> Response:
+        address, at = address_of(request), await self._ledger.at(request)
+        tag, name = _struct(request.path_params["handle"]), request.path_params["field"]
+        value = await self._ledger.ask("resource", address=address, type=tag, **at)
+        if value is None:
+            raise not_found(
+                "resource_not_found", f"Resource not found by Address({address_text(address)}), Struct tag({tag})"
+            )
+        handle = self._ledger.views.resource(tag, value)["data"].get(name)
+        if not isinstance(handle, dict) or "guid" not in handle:
+            raise not_found("struct_field_not_found", f"Struct {tag} has no event handle {name[:255]!r}")
+        id = handle["guid"]["id"]
+        return await self._events(request, read_address(id["addr"]), int(id["creation_num"]))
+
+    async def _events(self, request: Request, address: bytes, number: int) -> Response:
+        start, limit = whole_number(request, "start"), self._ledger.limit(request)
+        rows = await self._ledger.ask("events", address=address, creation_number=number, start=start or 0, limit=limit)
+        shown = [{"version": str(row.version)} | self._ledger.views.event(event) for row, _, event in rows]
+        return await self._ledger.answer(shown)
+
+    async def table_item(self, request: Request) -> Response:
+        """``{"key_type", "value_type", "key"}``: an item of a table, of types that are known here."""
+        handle, at = read_address(request.path_params["handle"]), await self._ledger.at(request)
+        document = await json_object(request)
+        try:
+            key_type, value_type = str(document["key_type"]), str(document["value_type"])
+            key = abi.json_argument(key_type, document["key"])
+            codec = abi.codec(value_type)
+        except KeyError as error:
+            raise invalid(f"missing field {error}") from None
+        except Malformed as error:
+            raise invalid(str(error)) from None
+        value = await self._ledger.ask("table_item", handle=handle, key=key, **at)
+        if value is None:
+            version = at.get("version", (await self._ledger.state()).version)
+            raise not_found(
+                "table_item_not_found",
+                f"Table Item not found by Table handle({address_text(handle)}), Table key({document['key']}) and Ledger "
+                f"version({version})",
+            )
+        try:
+            shown = codec.to_json(abi.decode_argument(value_type, value))
+        except Malformed as error:
+            raise invalid(f"the item is no {value_type}: {error}") from None
+        return await self._ledger.answer(shown)
+
+
+async def json_object(request: Request) -> dict[str, Any]:
+    try:
+        document = json.loads(await request.body())
+    except (ValueError, RecursionError) as error:
+        raise invalid(f"the body is not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise invalid("the body is no JSON object")
+    return document
+
+
+def _struct(text: str) -> StructTag:
+    try:
+        return parse_struct(text)
+    except Malformed as error:
+        raise invalid(f"failed to parse a struct tag: {error}") from None
+
+
+def _cursor(text: str) -> bytes:
+    try:
+        key = bytes.fromhex(text.removeprefix("0x")) if len(text) <= MAX_CURSOR else b""
+        if not key or resource_of(key) is None:
+            raise ValueError
+    except (ValueError, Malformed):
+        raise invalid("start must be the X-Aptos-Cursor of the page before") from None
+    return key

@@ -1,0 +1,175 @@
+"""Transactions, blocks and views out of the node: ``GET /v1/transactions…``, ``/v1/blocks…``, ``POST /v1/view``.
+
+A hash that was answered with 202 is ``pending_transaction`` until it is committed. One that was rejected or has expired is
+404, and the message says which: a client that waits learns why.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import trio
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from nodewright.services.pulse import Pulse
+from nodewright_aptos.bcs import Malformed
+from nodewright_aptos.queries import ViewFailed
+from nodewright_aptos_api.accounts import json_object
+from nodewright_aptos_api.config import AptosApiConfig
+from nodewright_aptos_api.errors import ApiError, invalid, transaction_not_found
+from nodewright_aptos_api.reads import Ledger, headers_of, parse_number, whole_number, yes
+from nodewright_aptos_api.views import Json, hexadecimal
+
+VIEW_BCS: Final = "application/x.aptos.view_function+bcs"
+STREAM_PAGE: Final = 25
+PULSE_SECONDS: Final = 1.0
+QUIET_SECONDS: Final = 15.0  # a comment is sent after this, so that proxies keep the connection
+
+
+class Reading:
+    def __init__(self, ledger: Ledger, config: AptosApiConfig, pulse: Pulse) -> None:
+        self._ledger = ledger
+        self._config = config
+        self._pulse = pulse
+        self._streams = 0
+
+    # --- transactions ------------------------------------------------------------------------------------------------
+
+    async def by_hash(self, request: Request) -> Response:
+        return await self._ledger.answer(await self._find(_hash(request)))
+
+    async def wait_by_hash(self, request: Request) -> Response:
+        """As ``by_hash``, once the transaction is no longer pending or after ``wait_seconds``."""
+        hash = _hash(request)
+        with trio.move_on_after(self._config.wait_seconds):
+            while await self._pending(hash):
+                await self._pulse.wait(PULSE_SECONDS)
+        return await self._ledger.answer(await self._find(hash))
+
+    async def _pending(self, hash: bytes) -> bool:
+        if await self._ledger.by_hash(hash) is not None:
+            return False
+        (status,) = await self._ledger.node.pool.status([hash])
+        return status is None or status.status in ("pending", "committed")
+
+    async def _find(self, hash: bytes) -> Json:
+        for _ in range(2):
+            row = await self._ledger.by_hash(hash)
+            if row is not None:
+                return await self._ledger.shown(row)
+            (raw,) = self._ledger.node.pool.bodies([hash])
+            if raw is not None:
+                return self._ledger.views.pending(raw)
+            # It left the pool between the two looks, or was never here.
+        (status,) = await self._ledger.node.pool.status([hash])
+        what = f"Transaction hash({hexadecimal(hash)})"
+        if status is None:
+            raise transaction_not_found(what)
+        why = f": {status.detail}" if status.detail else ""
+        raise transaction_not_found(f"{what}: it was accepted and then {status.status}{why}")
+
+    async def by_version(self, request: Request) -> Response:
+        version = parse_number(request.path_params["version"], "txn_version")
+        return await self._ledger.answer(await self._ledger.shown(await self._ledger.by_version(version)))
+
+    async def transactions(self, request: Request) -> Response:
+        start, limit = whole_number(request, "start"), self._ledger.limit(request)
+        if start is not None:
+            await self._ledger.by_version(start)
+        rows = await self._ledger.ask("transactions", start=start, limit=limit)
+        return await self._ledger.answer([await self._ledger.shown(row) for row in rows])
+
+    # --- blocks ------------------------------------------------------------------------------------------------------
+
+    async def block_by_height(self, request: Request) -> Response:
+        height = parse_number(request.path_params["height"], "block_height")
+        row = await self._ledger.ask("block", height=height)
+        shown = await self._ledger.block(row, f"Block height({height})", yes(request, "with_transactions"))
+        return await self._ledger.answer(shown)
+
+    async def block_by_version(self, request: Request) -> Response:
+        version = parse_number(request.path_params["version"], "version")
+        await self._ledger.by_version(version)
+        row = await self._ledger.ask("block", version=version)
+        shown = await self._ledger.block(row, f"Version({version})", yes(request, "with_transactions"))
+        return await self._ledger.answer(shown)
+
+    # --- views -------------------------------------------------------------------------------------------------------
+
+    async def view(self, request: Request) -> Response:
+        at = await self._ledger.at(request)
+        call: dict[str, Any]
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() == VIEW_BCS:
+            call = {"payload": await request.body()}
+        else:
+            document = await json_object(request)
+            call = {
+                "function": document.get("function", ""),
+                "type_arguments": document.get("type_arguments", []),
+                "arguments": document.get("arguments", []),
+            }
+            if not isinstance(call["function"], str) or not _texts(call["type_arguments"]):
+                raise invalid("a view is {function, type_arguments, arguments}, the first a text, the others lists")
+            if not isinstance(call["arguments"], list):
+                raise invalid("arguments must be a list")
+        try:
+            return await self._ledger.answer(await self._ledger.ask("view", **call, **at))
+        except Malformed as error:
+            raise invalid(str(error)) from None
+        except ViewFailed as error:
+            raise ApiError(400, "invalid_input", f"{error}", None if error.abort is None else 4016) from error
+
+    # --- the stream --------------------------------------------------------------------------------------------------
+
+    async def stream(self, request: Request) -> Response:
+        """Server-sent events: each committed transaction once, in order; the id of an event is its ledger version. Begins
+        after ``Last-Event-ID``, at ``start_version``, or with what is committed next."""
+        if self._streams >= self._config.max_streams:
+            raise ApiError(503, "internal_error", "too many readers of this stream: try again later", retry_after=5)
+        last = request.headers.get("last-event-id")
+        state = await self._ledger.state()
+        if last is not None:
+            start = parse_number(last, "Last-Event-ID") + 1
+        else:
+            start = whole_number(request, "start_version", state.version + 1) or 0
+        if start <= state.version:
+            await self._ledger.by_version(start)
+        headers = headers_of(state) | {"Cache-Control": "no-cache"}
+        return StreamingResponse(self._events(start), headers=headers, media_type="text/event-stream")
+
+    async def _events(self, version: int) -> AsyncIterator[bytes]:
+        self._streams += 1
+        try:
+            quiet = trio.current_time()
+            yield b": committed transactions\n\n"
+            while True:
+                rows = await self._ledger.ask("transactions", start=version, limit=STREAM_PAGE)
+                for row in rows:
+                    text = json.dumps(await self._ledger.shown(row), separators=(",", ":"))
+                    yield f"id: {row.version}\nevent: transaction\ndata: {text}\n\n".encode()
+                    version, quiet = row.version + 1, trio.current_time()
+                if not rows:
+                    await self._pulse.wait(PULSE_SECONDS)
+                    if trio.current_time() - quiet > QUIET_SECONDS:
+                        yield b": nothing new\n\n"
+                        quiet = trio.current_time()
+        finally:
+            self._streams -= 1
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+def _hash(request: Request) -> bytes:
+    text = request.path_params["hash"]
+    try:
+        hash = bytes.fromhex(text.removeprefix("0x"))
+        if len(hash) != 32:
+            raise ValueError
+    except ValueError:
+        raise invalid(f"failed to parse parameter txn_hash: {text[:80]!r} is no hash of 32 bytes") from None
+    return hash
