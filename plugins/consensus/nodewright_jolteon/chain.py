@@ -78,6 +78,7 @@ class Chain:
         self.place: int | None = None  # where this node signs in this epoch
         self.ordered: list[Run] = []
         self.say: Callable[[bytes], Awaitable[None]] = _say_nothing
+        self.changed: Callable[[], None] = lambda: None
         self.epoch_began: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
         self._single = "single-head" in execution.capabilities
         self._runs: dict[bytes, Run] = {}
@@ -165,6 +166,7 @@ class Chain:
             run.finished.set()
             await run.ordered.wait()
             self._work.set()
+            self.changed()
             if run.ran is not None:
                 await self._vote(run.ran.done.info)
 

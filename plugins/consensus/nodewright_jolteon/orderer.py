@@ -10,6 +10,7 @@ Invariants
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -124,6 +125,7 @@ class Orderer:
         self._stir = trio.Event()
         quorum.changed = self.wake
         chain.epoch_began = self._epoch_began
+        chain.changed = self.wake
 
     # --- an epoch ---
 
@@ -393,7 +395,7 @@ class Orderer:
     def _worth_it(self, on: bytes) -> bool:
         """As ``_work``, for a block on this one: new batches, or ordering what is below."""
         above = self.rules.ancestors(on) or []
-        if self._chain.carrying or any(block.proofs for block in above):
+        if any(block.proofs for block in above):
             return True
         return self._chain.lag <= MAX_LAG_PROPOSED and self._quorum.proofs.any_for(self._taken(on))
 
@@ -407,9 +409,13 @@ class Orderer:
             early = time / MICROSECONDS + config.block_seconds - environment.now()
             if early > 0:
                 await environment.sleep(min(early, config.block_seconds))
-            patience = config.empty_seconds if config.produce_empty else float("inf")
-            with trio.move_on_after(patience):
-                while not self._worth_it(on):
+            patient = environment.monotonic() + config.empty_seconds
+            while not self._worth_it(on):
+                idle = not config.produce_empty and not self._chain.carrying
+                left = math.inf if idle else patient - environment.monotonic()
+                if left <= 0:
+                    break
+                with trio.move_on_after(left):
                     await self._stir.wait()
             await self.submit(partial(self._propose, round))
 

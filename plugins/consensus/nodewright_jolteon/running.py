@@ -131,9 +131,7 @@ def _results(outcome: Outcome) -> bytes:
         updates = powers + bytes([outcome.updates.epoch_end])
     return digest(
         "results",
-        vector(
-            sorted((id, code) for id, (code, _) in outcome.discarded.items()), lambda item: item[0] + blob(item[1].encode())
-        ),
+        vector(sorted(outcome.discarded), bytes),
         vector(sorted(outcome.retry), bytes),
         str(outcome.gas_used).encode(),
         str(outcome.fees).encode(),
