@@ -42,6 +42,8 @@ from nodewright.interfaces.execution import (
     Prologue,
     Reverted,
     Selection,
+    StateParts,
+    StateTarget,
     View,
 )
 from nodewright.interfaces.pool import (
@@ -149,6 +151,8 @@ __all__ = [
     "Reverted",
     "Selection",
     "Service",
+    "StateParts",
+    "StateTarget",
     "StatusName",
     "TableListing",
     "TransactionPool",

@@ -278,3 +278,44 @@ class Unhurried(Protocol):
     async def prepare(self, tx: bytes, head: BlockRef, time: int) -> Refused | None:
         """Check what takes long of one transaction; stages nothing, may run beside ``admit_quick``. None: now it may be
         offered to ``admit_quick``, which is quick about it. Bounded by the execution's own policy."""
+
+
+@frozen
+class StateTarget:
+    """The state of a shard after a block, as agreed data names it: ``commitment`` is that of the outcome of the shard's run
+    in the block, as a header published it, and ``detail`` the family's own form of it."""
+
+    block: BlockRef
+    shard: int
+    commitment: bytes
+    detail: bytes = b""
+
+
+@runtime_checkable
+class StateParts(Protocol):
+    """Of an execution whose state can be handed from node to node, shard by shard, in parts. Into how many parts a state is
+    cut, and what is in each, follows from the commitment alone; each part proves itself against it; none is larger than
+    ``max_part_bytes``. Which block's state is handed over, and who has it, is the consensus's to know."""
+
+    max_part_bytes: int
+
+    async def share_state(self, blocks: Mapping[int, BlockRef]) -> bool:
+        """Hold the state of these shards, each after its applied block, for others, while later blocks are committed. The
+        one shared before is held too, older ones are let go. False where the store cannot, or stands elsewhere."""
+
+    async def state_part(self, block: BlockRef, shard: int, index: int) -> bytes | None:
+        """A part of a shared state; None where that is not shared (any more) or has no part of this number."""
+
+    async def missing_parts(self, target: StateTarget) -> Sequence[int]:
+        """Which parts are still to come; until the first one is in, only that is known. From the first call for a target on
+        the shard is not kept: its state, and what had come in for another target, is deleted. Kept over restarts.
+        Raises ValueError where ``detail`` is not what ``commitment`` says."""
+
+    async def take_part(self, target: StateTarget, index: int, part: bytes) -> bool:
+        """Check a part and store it, durably. False: it is not that part, and nothing of it was stored."""
+
+    async def install_state(self, target: StateTarget) -> None:
+        """No part is missing: from now on the shard is kept, and ``applied`` answers the target's block. Durable."""
+
+    async def drop_state(self, shard: int) -> None:
+        """The shard is not kept any more, also after a restart."""

@@ -35,6 +35,7 @@ from nodewright.interfaces.execution import (
     Prologue,
     Reverted,
     Selection,
+    StateTarget,
     View,
 )
 from nodewright.interfaces.storage import KeyValueStore
@@ -49,12 +50,14 @@ from nodewright_near.contracts.beside import Beside
 from nodewright_near.errors import Refusal
 from nodewright_near.founding import Founding
 from nodewright_near.genesis import GenesisRows, patch_of_records, split_rows
+from nodewright_near.handover import Handover
 from nodewright_near.headers import CongestionInfo
 from nodewright_near.patches import Patches
 from nodewright_near.primitives import NO_HASH
 from nodewright_near.queries import Queries
 from nodewright_near.reservations import Reservations
 from nodewright_near.shardstore import ShardStore, Stale, SyncPace, Version
+from nodewright_near.stateparts import MAX_PART_BYTES
 from nodewright_near.transactions import SignedTransaction
 from nodewright_near.verified import Verified
 
@@ -108,12 +111,20 @@ class NearEngine:
         self.verified = Verified(VERIFIED_BYTES)
         self.gas_price = rules.parameters.min_gas_price
         self.patches = Patches(store)
+        self.max_part_bytes = MAX_PART_BYTES
+        self.handover = Handover(store)
+        self._new_shard: Callable[[int], ShardStore] = lambda number: ShardStore(store, number, share, pace)
         self._admitter = Admitter(rules.parameters, rules.boundaries, self.reservations)
         self.beside = Beside(environment, view_calls, view_seconds)
         self._queries = Queries(self)
         self._locks = {shard: trio.Lock() for shard in self.kept}
 
     async def open(self) -> None:
+        for number in await self.handover.kept(self.kept, self.shard_count):
+            if number not in self.shards:
+                self._keep_shard(number)
+        for number in set(self.kept) - set(await self.handover.kept(self.kept, self.shard_count)):
+            self._let_go(number)
         for shard in self.shards.values():
             await shard.open()
         await self.patches.open()
@@ -271,6 +282,50 @@ class NearEngine:
             return BundleInvalid("InvalidSignature", "a transaction is not signed by its key", good.index(False))
         sizes = [len(one.raw) for one in signed]
         return BundleValid(0, sum(sizes), [0] * len(sizes), sizes)
+
+    # --- state from node to node: ``StateParts`` ---
+
+    def _keep_shard(self, number: int) -> None:
+        self.shards[number] = self._new_shard(number)
+        self._locks.setdefault(number, trio.Lock())
+        self.kept = tuple(sorted(self.shards))
+
+    def _let_go(self, number: int) -> None:
+        self.shards.pop(number, None)
+        self.kept = tuple(sorted(self.shards))
+
+    async def share_state(self, blocks: Mapping[int, BlockRef]) -> bool:
+        return await self.handover.share(blocks)
+
+    async def state_part(self, block: BlockRef, shard: int, index: int) -> bytes | None:
+        return await self.handover.part(block, shard, index)
+
+    async def missing_parts(self, target: StateTarget) -> Sequence[int]:
+        """Raises BadTarget."""
+        shard = self.shards.get(target.shard)
+        if shard is not None and shard.applied == target.block:
+            return ()
+        self._let_go(target.shard)
+        return await self.handover.missing(target)
+
+    async def take_part(self, target: StateTarget, index: int, part: bytes) -> bool:
+        return await self.handover.take(target, index, part)
+
+    async def install_state(self, target: StateTarget) -> None:
+        """Raises BadTarget."""
+        if target.shard in self.shards:
+            return
+        await self.handover.finish(target)
+        self._keep_shard(target.shard)
+        await self.shards[target.shard].open()
+
+    async def drop_state(self, shard: int) -> None:
+        self._let_go(shard)
+        await self.handover.clear(shard)
+
+    async def aclose(self) -> None:
+        """What is shared is let go."""
+        await self.handover.aclose()
 
     # --- sandbox ---
 

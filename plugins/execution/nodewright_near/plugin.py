@@ -52,7 +52,10 @@ async def open_near(config: NearConfig, dependencies: Dependencies, environment:
     async with trio.open_nursery() as nursery:
         if config.kernels == "auto":
             nursery.start_soon(warm_up_kernels, environment, LANES)
-        yield engine
+        try:
+            yield engine
+        finally:
+            await engine.aclose()
         nursery.cancel_scope.cancel()
 
 
