@@ -41,12 +41,11 @@ def figures(folder: Path, *arguments: str) -> dict[str, Any]:
 
 
 def test_the_final_state_is_one_however_the_load_falls_into_blocks(tmp_path: Path) -> None:
-    """From inside the node on LevelDB, over sockets into memory; with other draws it is another."""
+    """From inside the node on LevelDB, over sockets into memory; and each shard has its own."""
     told = figures(tmp_path)
     assert told["signing_cpu_seconds"] > 0
     again = figures(tmp_path, "--load", "http", "--connections", "1", *MEMORY)
-    other = figures(tmp_path, "--seed", "2", *MEMORY)
-    assert told["digest"] == again["digest"] != other["digest"]
+    assert told["digest"] == again["digest"]
     sharded = figures(tmp_path, "--shards", "3", *MEMORY)
     assert len(set(sharded["digest"].split())) == 3
 

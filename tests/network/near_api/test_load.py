@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -108,6 +110,13 @@ def test_every_switch_is_turned_both_ways_and_has_a_row() -> None:
     for switch in SWITCHES:
         assert set(switch.on) <= set(switch.off)
         assert all(switch.off[key] != value for key, value in switch.on.items())
+    for way in ("on", "off"):
+        pairs = [f"{key}={value}" for switch in SWITCHES for key, value in getattr(switch, way).items()]
+        command = [sys.executable, "-m", "nodewright", "check", "near"]
+        done = subprocess.run(
+            [*command, *(word for pair in pairs for word in ("--set", pair))], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
     row = dict.fromkeys(("cpu_us", "against_all_on", "efficiency", "tps", "block_p50_ms", "p50_ms"), 1.0)
     told = ablation_table({"rows": [{**row, "variant": "all on", "cpu_us_range": [1.0, 2.0]}]})
     assert told.splitlines()[-1].startswith("| all on | 1 \u00b5s (1 \u2013 2) |")
