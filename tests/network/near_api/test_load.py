@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+import threading
 from collections import Counter
 
 import pytest
@@ -18,6 +20,7 @@ from nodewright_near_api.bench.ablation import SWITCHES, ablation_table
 from nodewright_near_api.bench.config import LoadConfig, check
 from nodewright_near_api.bench.load import Transfers, section
 from nodewright_near_api.bench.pid import Controller, Gains
+from nodewright_near_api.bench.watch import Rpc
 from nodewright_nightshade.local import boundaries
 
 BLOCK = bytes(range(32))
@@ -120,3 +123,23 @@ def test_every_switch_is_turned_both_ways_and_has_a_row() -> None:
     row = dict.fromkeys(("cpu_us", "against_all_on", "efficiency", "tps", "block_p50_ms", "p50_ms"), 1.0)
     told = ablation_table({"rows": [{**row, "variant": "all on", "cpu_us_range": [1.0, 2.0]}]})
     assert told.splitlines()[-1].startswith("| all on | 1 \u00b5s (1 \u2013 2) |")
+
+
+def test_a_connection_that_the_node_closed_is_opened_again() -> None:
+    """As it does with one that was idle for long: the benchmark asks little while it loads."""
+    answer = b'{"result": 7}'
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(answer)
+
+    def serve(listening: socket.socket) -> None:
+        for _ in range(2):
+            with listening.accept()[0] as one:
+                one.recv(65536)
+                one.sendall(head + answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve, args=(listening,))
+        thread.start()
+        rpc = Rpc(f"http://127.0.0.1:{listening.getsockname()[1]}", timeout_seconds=60)
+        assert [rpc("status"), rpc("status")] == [7, 7]
+        thread.join()
+        rpc.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -16,6 +16,7 @@ from nodewright.errors import NodewrightError
 from nodewright_near.parameters import Parameters
 from nodewright_near.primitives import NO_HASH, base58
 
+NO_HEADERS: Final[Mapping[str, str]] = {}
 NOTHING: Final = base58(NO_HASH)  # the root of no transactions
 
 
@@ -35,13 +36,21 @@ class Rpc:
 
     def answer(self, method: str, **params: Any) -> dict[str, Any]:
         body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
-        self._connection.request("POST", "/", body, {"content-type": "application/json"})
-        answer: dict[str, Any] = json.loads(self._connection.getresponse().read())
+        answer: dict[str, Any] = json.loads(self._read("POST", "/", body, {"content-type": "application/json"}))
         return answer
 
+    def _read(self, method: str, path: str, body: str | None = None, headers: Mapping[str, str] = NO_HEADERS) -> bytes:
+        """All that is asked may be asked again: a connection that was idle for long is closed by the node."""
+        try:
+            self._connection.request(method, path, body, dict(headers))
+            return self._connection.getresponse().read()
+        except (http.client.RemoteDisconnected, ConnectionError):
+            self._connection.close()
+            self._connection.request(method, path, body, dict(headers))
+            return self._connection.getresponse().read()
+
     def metric(self, name: str) -> int:
-        self._connection.request("GET", "/metrics")
-        for line in self._connection.getresponse().read().decode().splitlines():
+        for line in self._read("GET", "/metrics").decode().splitlines():
             if line.startswith(name + " "):
                 return int(float(line.split()[1]))
         raise NodewrightError(f"the node has no metric {name}")
