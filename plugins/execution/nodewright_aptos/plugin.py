@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import import_module
 
+import click
+
 from nodewright.errors import ConfigurationError
 from nodewright.interfaces.environment import Environment
 from nodewright.interfaces.execution import Execution
@@ -59,3 +61,11 @@ def register_execution() -> list[ExecutionSpec]:
             requires=(Requirement("stores.state", KEY_VALUE), Requirement("verifier", VERIFIER)),
         )
     ]
+
+
+@hookimpl
+def register_commands(cli: click.Group) -> None:
+    from nodewright.cli.bench import bench
+    from nodewright_aptos.bench.command import aptos
+
+    bench.add_command(aptos)

@@ -1,0 +1,1 @@
+"""``nodewright bench aptos``: workloads (``workloads``), what runs them (``columns``, ``objects``) and the command."""
