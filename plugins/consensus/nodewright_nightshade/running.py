@@ -112,11 +112,10 @@ def out_of_date(transactions: Sequence[SignedTransaction], recent: Mapping[bytes
 
 
 def run_of_outcome(outcome: Outcome, shards: int) -> Run:
-    receipts: list[Receipt] = []
-    for shard in range(shards):
-        sent = outcome.outgoing.get(shard)
-        if sent is not None:
-            receipts += decode(RECEIPTS, sent.payload)
+    receipts: Sequence[Receipt] | None = outcome.detail.get("sent")
+    if receipts is None:
+        parcels = [outcome.outgoing[shard] for shard in range(shards) if shard in outcome.outgoing]
+        receipts = [receipt for parcel in parcels for receipt in decode(RECEIPTS, parcel.payload)]
     discarded = tuple(Discarded(id, f"{code}: {why}"[:1000]) for id, (code, why) in outcome.discarded.items())
     return Run(outcome.detail["extra"], tuple(receipts), discarded)
 

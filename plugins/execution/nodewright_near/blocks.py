@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Final, TypeVar
 
 from attrs import define, evolve, field, frozen
@@ -23,9 +24,10 @@ from nodewright_near.contracts.beside import Beside
 from nodewright_near.contracts.calls import Machine
 from nodewright_near.errors import innermost, sentence
 from nodewright_near.merkle import climb, merkle_root, merklize
+from nodewright_near.outcomes import outcome_leaves as leaves_of
 from nodewright_near.parameters import Parameters, for_protocol
 from nodewright_near.primitives import NO_HASH
-from nodewright_near.receipts import RECEIPTS, Receipt, outgoing_leaf
+from nodewright_near.receipts import RECEIPTS, Receipt, outgoing_leaf, receipts_payload
 from nodewright_near.runtime import ChunkInput, ChunkResult, Long, Run, run
 from nodewright_near.shardstore import View, proof_values
 from nodewright_near.state import Cause, State
@@ -205,10 +207,10 @@ def _finish(
     if request.invalid_transaction == "reject_block" and result.refusals:
         id, error = next(iter(result.refusals.items()))
         return Invalid(innermost(error), sentence(error), transaction=id)
-    outcome_leaves = [outcome.leaf() for outcome in result.outcomes]
+    outcome_leaves = leaves_of(result.outcomes)
     shards = range(len(rules.boundaries) + 1)
     sent = [tuple(result.outgoing.get(shard, ())) for shard in shards]
-    payloads = [encode(receipts, RECEIPTS) for receipts in sent]
+    payloads = [receipts_payload(receipts) for receipts in sent]
     leaves = [outgoing_leaf(shard, payloads[shard]) for shard in shards]
     outgoing_root, outgoing_paths = merklize(leaves)
     for shard in shards:
@@ -248,6 +250,7 @@ def _finish(
         detail={
             "extra": extra,
             "outcomes": tuple(result.outcomes),
+            "sent": tuple(chain.from_iterable(sent)),
             "refusals": dict(result.refusals),
             "proposals": tuple(result.proposals),
         },

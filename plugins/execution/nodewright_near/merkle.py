@@ -8,6 +8,7 @@ from typing import Annotated, Final
 
 from attrs import frozen
 
+from nodewright.kernels import sha256_many
 from nodewright_near.borsh import Enum, Vector, codec_of, struct
 from nodewright_near.primitives import NO_HASH, Hash
 
@@ -50,7 +51,7 @@ def merkle_root(leaves: Sequence[bytes]) -> bytes:
     if not row:
         return NO_HASH
     while len(row) > 1:
-        above = [sha256(row[at] + row[at + 1]).digest() for at in range(0, len(row) - 1, 2)]
+        above = sha256_many([left + right for left, right in zip(row[::2], row[1::2], strict=False)])
         if len(row) & 1:
             above.append(row[-1])
         row = above

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 
 from attrs import define, field, frozen
 
+from nodewright.kernels import sha256_many
 from nodewright_near.borsh import U64, U128, Blob, Enum, Vector, encode, struct
 from nodewright_near.primitives import AccountId, Hash, hash256
 
@@ -32,7 +33,7 @@ class SuccessValue:
 
 
 @struct
-@frozen
+@define(unsafe_hash=True)
 class SuccessReceiptId:
     receipt_id: Hash
 
@@ -67,6 +68,10 @@ class Outcome:
     error: Mapping[str, Any] | str | None = None
     _partial: bytes = field(default=b"", init=False, eq=False, repr=False)
 
+    def set_partial(self, raw: bytes) -> None:
+        """Who has its ``PartialOutcome`` in Borsh already."""
+        self._partial = raw
+
     def partial(self) -> bytes:
         """The Borsh form of its ``PartialOutcome``, put together by hand, once: this is made for every receipt."""
         if self._partial:
@@ -92,4 +97,15 @@ class Outcome:
 
 
 def outcome_leaves(outcomes: Sequence[Outcome]) -> list[bytes]:
-    return [outcome.leaf() for outcome in outcomes]
+    """The ``leaf`` of each, hashed together."""
+    plain = sha256_many([outcome.partial() for outcome in outcomes])
+    joined = [
+        _TWO + outcome.id + digest
+        if not outcome.logs
+        else b"".join([(2 + len(outcome.logs)).to_bytes(4, "little"), *outcome.hashes()])
+        for outcome, digest in zip(outcomes, plain, strict=True)
+    ]
+    return sha256_many(joined)
+
+
+_TWO: Final = (2).to_bytes(4, "little")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Final
 
 from attrs import define, field, frozen
 
-from nodewright_near.borsh import U128, Blob, Enum, Option, Reader, Struct, Vector, codec_of, struct, with_codec
+from nodewright_near.borsh import U128, Blob, Enum, Option, Reader, Struct, Vector, codec_of, encode, struct, with_codec
 from nodewright_near.primitives import NO_HASH, NO_KEY, SYSTEM, AccountId, Hash, PublicKey, hash256
 from nodewright_near.transactions import ONE_TRANSFER, Actions, Transfer
 
@@ -74,7 +75,7 @@ class _ReceiptForm:
             signer,
             body.signer_public_key,
             body.gas_price.to_bytes(16, "little"),
-            _NO_DATA,
+            NO_DATA,
             ONE_TRANSFER,
             action.deposit.to_bytes(16, "little"),
         )
@@ -130,8 +131,8 @@ class Receipt:
 
 
 _ACCOUNT: Final = codec_of(AccountId)
-_NO_DATA: Final = bytes(8)
-_PLAIN: Final = _NO_DATA + ONE_TRANSFER
+NO_DATA: Final = bytes(8)
+_PLAIN: Final = NO_DATA + ONE_TRANSFER
 _RECEIPT: Final = Struct(Receipt)
 RECEIPTS: Final = Vector(Receipt, MAX_RECEIPTS)
 RECEIPT: Final = codec_of(Receipt)
@@ -156,6 +157,11 @@ def gas_refund(receiver: str, amount: int, key: bytes) -> Receipt:
 
 def with_id(receipt: Receipt, identity: bytes) -> Receipt:
     return Receipt(receipt.predecessor_id, receipt.receiver_id, identity, receipt.receipt)
+
+
+def receipts_payload(receipts: Sequence[Receipt]) -> bytes:
+    """The Borsh form of ``RECEIPTS``. Of frequent ones the bytes are at hand."""
+    return len(receipts).to_bytes(4, "little") + b"".join([one.raw or encode(one) for one in receipts])
 
 
 def outgoing_leaf(shard: int, payload: bytes) -> bytes:

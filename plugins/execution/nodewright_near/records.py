@@ -85,15 +85,15 @@ def rows(
     if leaves:
         batch.put(LEAVES, leaves_key(block.id, shard), b"".join(leaves))
     place = encode(block.height, U64) + block.id + encode(shard, U32)
+    told_of = batch.tables.setdefault(OUTCOMES, {})
     for index, outcome in enumerate(outcomes):
         # The fields of ``StoredOutcome``, of which most are written already, or empty.
         told = NOTHING_TOLD
         if outcome.logs or outcome.error is not None:
             error = None if outcome.error is None else json.dumps(outcome.error)
             told = encode(outcome.logs, LOGS) + encode(error, Option(String))
-        batch.put(OUTCOMES, outcome.id, b"%b%b%b%b" % (place, outcome.partial(), told, index.to_bytes(4, "little")))
-    for receipt in receipts:
-        batch.put(RECEIPTS, receipt.receipt_id, encode(receipt))
+        told_of[outcome.id] = b"%b%b%b%b" % (place, outcome.partial(), told, index.to_bytes(4, "little"))
+    batch.put_many(RECEIPTS, [(receipt.receipt_id, receipt.raw or encode(receipt)) for receipt in receipts])
     return batch
 
 

@@ -31,6 +31,7 @@ from nodewright_near.processing import Done, Setting, process
 from nodewright_near.receipts import ActionReceipt, Receipt, receipt_id
 from nodewright_near.state import BY_RECEIPT, BY_TRANSACTION, Absent, State
 from nodewright_near.transactions import FunctionCall, SignedTransaction
+from nodewright_near.transfers import Transfers
 
 T = TypeVar("T")
 PREFETCHED_DELAYED: Final = 256
@@ -92,19 +93,25 @@ class ChunkResult:
     info: CongestionInfo = field(factory=CongestionInfo)
 
 
-def run(given: ChunkInput, state: State, verifier: Verifier, machine: Machine) -> Run[ChunkResult]:
-    """``state`` is empty or holds loaded values only; afterwards its ``changes`` are the chunk's."""
+def run(given: ChunkInput, state: State, verifier: Verifier, machine: Machine, by_hand: bool = True) -> Run[ChunkResult]:
+    """``state`` is empty or holds loaded values only; afterwards its ``changes`` are the chunk's. ``by_hand``: whether
+    plain transfers are (``transfers``), which changes nothing but the time it takes."""
     chunk = _Chunk(given, state, verifier, machine)
+    chunk.by_hand = by_hand and chunk.transfers.possible
     yield from chunk.need(chunk.first_keys())
     chunk.backlog = Backlog.load(given.parameters, state, given.info)
     yield from chunk.unlock()
     yield from chunk.forward()
     chunk.transactions()
     for receipt in chunk.local:
-        yield from chunk.take(receipt)
+        if not chunk.take_transfer(receipt):
+            yield from chunk.take(receipt)
+    chunk.transfers.settle()
     yield from chunk.delayed()
     for receipt in given.incoming:
-        yield from chunk.take(receipt)
+        if not chunk.take_transfer(receipt):
+            yield from chunk.take(receipt)
+    chunk.transfers.settle()
     return chunk.finish()
 
 
@@ -132,6 +139,8 @@ class _Chunk:
         self.shards = range(len(given.boundaries) + 1)
         self.limits = limits_to(given.parameters, given.congestion, given.shard, self.shards)
         self.result = ChunkResult()
+        self.transfers = Transfers(given.parameters, state, given.height, given.gas_price)
+        self.by_hand = self.transfers.possible
         self.work = 0  # of the host for contracts, beside gas
         self.local: list[Receipt] = []
         self.backlog: Backlog
@@ -218,6 +227,9 @@ class _Chunk:
             if signed.id in seen:
                 continue
             seen.add(signed.id)
+            if self.by_hand and self._convert_transfer(index, signed):
+                continue
+            self.transfers.settle()
             try:
                 self._convert(index, signed)
             except Refusal as refusal:
@@ -225,6 +237,26 @@ class _Chunk:
                 self.result.refusals[signed.id] = refusal.value
             except CostOverflow:
                 self.result.refusals[signed.id] = "CostOverflow"
+
+    def _convert_transfer(self, index: int, signed: SignedTransaction) -> bool:
+        given, transaction, result = self.given, signed.transaction, self.result
+        if not given.signed[index] or index in given.refused:
+            return False
+        if given.boundaries and shard_of(transaction.signer_id, given.boundaries) != given.shard:
+            return False
+        done = self.transfers.convert(signed)
+        if done is None:
+            return False
+        receipt, outcome, burnt = done
+        result.outcomes.append(outcome)
+        result.nonces[transaction.signer_id, transaction.public_key] = (transaction.nonce, signed.id)
+        result.gas_used += outcome.gas_burnt
+        result.balance_burnt += burnt
+        if receipt.predecessor_id == receipt.receiver_id:
+            self.local.append(receipt)
+        else:
+            self.send(receipt)
+        return True
 
     def _convert(self, index: int, signed: SignedTransaction) -> None:
         given, state, transaction = self.given, self.state, signed.transaction
@@ -275,6 +307,19 @@ class _Chunk:
             self.send(receipt)
 
     # --- receipts that have arrived ---
+
+    def take_transfer(self, receipt: Receipt) -> bool:
+        """Whether it was a plain transfer that has run; what was done so before is settled where not."""
+        result = self.result
+        if self.by_hand and result.gas_used + self.work < self.parameters.gas_limit:
+            outcome = self.transfers.receive(receipt)
+            if outcome is not None:
+                result.outcomes.append(outcome)
+                result.gas_used += outcome.gas_burnt
+                result.balance_burnt += outcome.tokens_burnt
+                return True
+        self.transfers.settle()
+        return False
 
     def take(self, receipt: Receipt) -> Run[None]:
         """Run it, or delay it where the chunk's gas is spent."""
