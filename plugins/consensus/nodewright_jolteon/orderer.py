@@ -367,10 +367,11 @@ class Orderer:
     async def _timer(self) -> None:
         environment = self._environment
         while True:
-            left = self._deadline - environment.monotonic()
+            deadline = self._deadline
+            left = deadline - environment.monotonic()
             if left > 0:
                 with trio.move_on_after(left):
-                    while self._deadline - environment.monotonic() >= left:
+                    while self._deadline == deadline:
                         await self._stir.wait()
                 continue
             if not self._config.produce_empty and not self._work():
