@@ -18,11 +18,17 @@ from nodewright_near.trienodes import (
     Leaf,
     ValueRef,
     nibbles,
-    shared_length,
     value_cost,
 )
 
 _NOTHING_SHARED: Final = -1
+
+
+def _shared(left: bytes, right: bytes) -> int:
+    """How many nibbles both begin with; keys beside each other share many, so that they are compared as numbers."""
+    end = min(len(left), len(right))
+    differs = int.from_bytes(left[:end], "big") ^ int.from_bytes(right[:end], "big")
+    return end - (differs.bit_length() + 7) // 8
 
 
 @define
@@ -66,7 +72,7 @@ class Bulk:
             last, _ = self._waiting
             if path <= last:
                 raise ValueError(f"keys of a trie built at once must rise: {key!r}")
-            self._place(*self._waiting, shared_length(last, path))
+            self._place(*self._waiting, _shared(last, path))
         self._waiting = path, value
 
     def finish(self) -> bytes:
