@@ -26,6 +26,9 @@ class AptosConfig:
     functions: list[str] = setting(
         factory=list, help="modules that add transaction functions (register_transaction_functions); the same on all nodes"
     )
+    kernels: str = setting(
+        "auto", help="auto compiles the batch hashes in the background while plain code serves", choices=("auto", "off")
+    )
     executor_options: dict[str, Any] = setting(factory=dict, help="settings of the executor chosen: see docs/aptos.md")
 
 

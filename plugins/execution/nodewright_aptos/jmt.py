@@ -29,7 +29,6 @@ from nodewright_aptos.jmtnodes import (
     Leaf,
     Node,
     child_with_siblings,
-    decode_node,
     internal_hashes,
     leaf_hashes,
     nibble_at,
@@ -40,8 +39,8 @@ SHARDS: Final = 16
 
 
 class NodeReader(Protocol):
-    async def nodes(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """The bytes of nodes by key, in order."""
+    async def nodes(self, keys: Sequence[bytes]) -> list[Node | None]:
+        """Nodes by key, in order. Nobody changes one."""
 
 
 @frozen
@@ -64,10 +63,10 @@ class Change:
 
 @define
 class TreeUpdate:
-    """``nodes`` to write and ``stale`` node keys, which belong to versions before the update's."""
+    """``nodes`` to write (``Node.encode``) and ``stale`` node keys, which belong to versions before the update's."""
 
     root: Root
-    nodes: dict[bytes, bytes] = field(factory=dict)
+    nodes: dict[bytes, Node] = field(factory=dict)
     stale: list[bytes] = field(factory=list)
 
 
@@ -98,16 +97,19 @@ async def load_paths(reader: NodeReader, root: Root, changes: Sequence[Change]) 
 
 
 def _below(node: Internal, depth: int, changes: Sequence[Change], low: int, high: int) -> Iterable[tuple[bytes, int, int]]:
-    groups = dict((nibble, (start, end)) for nibble, start, end in _groups(changes, depth, low, high))
-    shrinks = any(changes[at].value_hash is None for at in range(low, high))
-    for nibble, child in enumerate(node.children):
-        if child is None:
-            continue
-        if nibble in groups:
-            start, end = groups[nibble]
-            yield node_key(child[0], changes[start].key_hash, depth + 1), start, end
-        elif shrinks and child[2] == 1:
-            yield node_key(child[0], _toward(changes[low].key_hash, depth, nibble), depth + 1), 0, 0
+    groups = _groups(changes, depth, low, high)
+    found = []
+    for nibble, start, end in groups:
+        child = node.children[nibble]
+        if child is not None:
+            found.append((node_key(child[0], changes[start].key_hash, depth + 1), start, end))
+    if any(changes[at].value_hash is None for at in range(low, high)):
+        changed = {nibble for nibble, _, _ in groups}
+        for nibble, child in enumerate(node.children):
+            if child is not None and child[2] == 1 and nibble not in changed:
+                key = node_key(child[0], _toward(changes[low].key_hash, depth, nibble), depth + 1)
+                found.append((key, 0, 0))
+    return found
 
 
 def _toward(key_hash: bytes, depth: int, nibble: int) -> bytes:
@@ -117,25 +119,32 @@ def _toward(key_hash: bytes, depth: int, nibble: int) -> bytes:
     return key_hash[: depth >> 1] + bytes([byte])
 
 
-def _groups(changes: Sequence[Change], depth: int, low: int, high: int) -> Iterable[tuple[int, int, int]]:
+def _groups(changes: Sequence[Change], depth: int, low: int, high: int) -> list[tuple[int, int, int]]:
     """(nibble, start, end) of the changes that go the same way at ``depth``."""
+    at, odd = depth >> 1, depth & 1
+    groups = []
     while low < high:
-        nibble, end = nibble_at(changes[low].key_hash, depth), low + 1
-        while end < high and nibble_at(changes[end].key_hash, depth) == nibble:
+        byte = changes[low].key_hash[at]
+        nibble, end = byte & 0x0F if odd else byte >> 4, low + 1
+        while end < high:
+            byte = changes[end].key_hash[at]
+            if (byte & 0x0F if odd else byte >> 4) != nibble:
+                break
             end += 1
-        yield nibble, low, end
+        groups.append((nibble, low, end))
         low = end
+    return groups
 
 
 async def read_nodes(reader: NodeReader, keys: Sequence[bytes]) -> list[Node]:
     """Raises StoreCorrupt where one is not there."""
     nodes = []
-    for key, raw in zip(keys, await reader.nodes(keys), strict=True):
-        if raw is None:
+    for key, node in zip(keys, await reader.nodes(keys), strict=True):
+        if node is None:
             raise StoreCorrupt(
                 f"stores.state lacks node {key.hex()} of its state tree: restore this store from a copy, or sync it anew"
             )
-        nodes.append(decode_node(raw))
+        nodes.append(node)
     return nodes
 
 
@@ -277,7 +286,7 @@ class Updater:
         new = [place.node for place, _, _ in self._leaves if isinstance(place.node, Leaf)]
         for (place, depth, key_hash), leaf, hash in zip(self._leaves, new, leaf_hashes(new), strict=True):
             place.child = version, hash, 1
-            nodes[node_key(version, key_hash, depth)] = leaf.encode()
+            nodes[node_key(version, key_hash, depth)] = leaf
         for depth in reversed(range(len(self._branches))):
             made = []
             for _, branch in self._branches[depth]:
@@ -285,7 +294,7 @@ class Updater:
                 made.append(Internal(children))
             for (place, branch), node, hash in zip(self._branches[depth], made, internal_hashes(made), strict=True):
                 place.child = version, hash, node.leaf_count
-                nodes[node_key(version, branch.key_hash, depth)] = node.encode()
+                nodes[node_key(version, branch.key_hash, depth)] = node
 
 
 def ordered(changes: Iterable[Change]) -> list[Change]:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from importlib import import_module
 
 import click
+import trio
 
 from nodewright.errors import ConfigurationError
 from nodewright.interfaces.environment import Environment
@@ -18,7 +19,11 @@ from nodewright_aptos.config import AptosConfig, check
 
 @asynccontextmanager
 async def open_aptos(config: AptosConfig, dependencies: Dependencies, environment: Environment) -> AsyncIterator[Execution]:
-    """Reads the chain id from the genesis table ``execution``."""
+    """Reads the chain id from the genesis table ``execution``. Serves at once on plain code; batch kernels are compiled
+    behind it."""
+    from nodewright.kernels import sha3
+    from nodewright.kernels.plugin import warm_up_kernels
+    from nodewright.kernels.signatures import LANES
     from nodewright_aptos.blocks import Saved
     from nodewright_aptos.engine import AptosEngine
     from nodewright_aptos.executors import open_executor
@@ -45,7 +50,11 @@ async def open_aptos(config: AptosConfig, dependencies: Dependencies, environmen
             saved=Saved(config.save_changes, config.index_accounts, config.index_events),
         )
         await engine.open()
-        yield engine
+        async with trio.open_nursery() as nursery:
+            if config.kernels == "auto":
+                nursery.start_soon(warm_up_kernels, environment, sha3.KERNELS, LANES)
+            yield engine
+            nursery.cancel_scope.cancel()
 
 
 @hookimpl

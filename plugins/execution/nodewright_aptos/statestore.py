@@ -22,10 +22,12 @@ from nodewright.errors import Pruned, StoreCorrupt
 from nodewright.interfaces.common import BlockRef
 from nodewright.interfaces.storage import MAX_PAGE, KeyValueStore, WriteBatch
 from nodewright_aptos import records
+from nodewright_aptos.jmtnodes import Node, decode_node
 from nodewright_aptos.records import BlockRow, number, part_key, read_block
 from nodewright_aptos.state import Absent
 
 _ROW_BYTES: Final = 120
+_NODE_BYTES: Final = 1500
 _UNDO_KEPT: Final = 8
 
 
@@ -41,7 +43,7 @@ class Version:
     row: BlockRow
     parent: BlockRef | None
     values: dict[bytes, bytes | None] = field(factory=dict)
-    nodes: dict[bytes, bytes] = field(factory=dict)
+    nodes: dict[bytes, Node] = field(factory=dict)
     stale: list[bytes] = field(factory=list)
     before: dict[bytes, bytes | None] = field(factory=dict)
     outcome: Any = None
@@ -78,11 +80,23 @@ class Cache:
                 gone = rows.pop(old_key)
                 self._used -= len(old_key) + (len(gone) if gone is not None else 0) + _ROW_BYTES
 
+
+class NodeCache:
+    """Tree nodes by key, as many as fit a budget by a rough measure; when it is full, the older half goes."""
+
+    def __init__(self, budget: int) -> None:
+        self._most = max(budget // _NODE_BYTES, 64)
+        self.rows: dict[bytes, Node] = {}
+
+    def update(self, nodes: Mapping[bytes, Node]) -> None:
+        self.rows.update(nodes)
+        if len(self.rows) > self._most:
+            keys = list(self.rows)
+            self.drop(keys[: len(keys) - self._most // 2])
+
     def drop(self, keys: Iterable[bytes]) -> None:
         for key in keys:
-            gone = self.rows.pop(key, None)
-            if gone is not None:
-                self._used -= len(key) + len(gone) + _ROW_BYTES
+            self.rows.pop(key, None)
 
 
 class StateStore:
@@ -96,7 +110,7 @@ class StateStore:
         self.applied: BlockRow | None = None
         self.oldest = 0
         self.values = Cache(cache_bytes // 2)
-        self.nodes = Cache(cache_bytes // 2)
+        self.nodes = NodeCache(cache_bytes // 2)
         self._generation = 0
         self._moving: Version | None = None
         self._reverting = False
@@ -128,7 +142,7 @@ class StateStore:
         batch, row = version.rows, version.row
         state = batch.tables.setdefault(records.STATE, {})
         state.update(version.values)
-        batch.put_many(records.TREE, version.nodes)
+        batch.put_many(records.TREE, {key: node.encode() for key, node in version.nodes.items()})
         batch.new.add(records.TREE)
         raw = row.encode()
         batch.put(records.BLOCKS, number(row.height), raw)
@@ -141,7 +155,7 @@ class StateStore:
                 batch.put(records.STALE, part_key(row.version, part), rows)
         return batch
 
-    def _committed(self, values: Mapping[bytes, bytes | None], nodes: Mapping[bytes, bytes]) -> None:
+    def _committed(self, values: Mapping[bytes, bytes | None], nodes: Mapping[bytes, Node]) -> None:
         self._generation += 1
         self.values.update(values)
         self.nodes.update(nodes)
@@ -328,16 +342,17 @@ class StateStore:
             return {}
         return {key: value for key, value in self._moving.before.items() if key.startswith(prefix)}
 
-    async def read_nodes(self, keys: Sequence[bytes]) -> dict[bytes, bytes | None]:
+    async def read_nodes(self, keys: Sequence[bytes]) -> dict[bytes, Node | None]:
         cache = self.nodes.rows
-        found = {key: cache[key] for key in keys if key in cache}
-        wanted = [key for key in keys if key not in found]
+        found: dict[bytes, Node | None] = {key: cache.get(key) for key in keys}
+        wanted = [key for key, node in found.items() if node is None]
         if wanted:
             generation = self._generation
-            fresh = dict(zip(wanted, await self.store.get_many(records.TREE, wanted), strict=True))
+            raws = await self.store.get_many(records.TREE, wanted)
+            fresh = {key: decode_node(raw) for key, raw in zip(wanted, raws, strict=True) if raw is not None}
             found.update(fresh)
             if generation == self._generation:
-                self.nodes.update({key: raw for key, raw in fresh.items() if raw is not None})
+                self.nodes.update(fresh)
         return found
 
 
@@ -375,8 +390,8 @@ class View:
             self._check()
         return found
 
-    async def nodes(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        found: dict[bytes, bytes | None] = {}
+    async def nodes(self, keys: Sequence[bytes]) -> list[Node | None]:
+        found: dict[bytes, Node | None] = {}
         below = []
         for key in keys:
             for version in self._chain:
@@ -437,7 +452,7 @@ class PastView:
             raise Stale
         return found
 
-    async def nodes(self, keys: Sequence[bytes]) -> list[bytes | None]:
+    async def nodes(self, keys: Sequence[bytes]) -> list[Node | None]:
         found = await self.store.read_nodes(keys)
         self._heights()
         return [found[key] for key in keys]

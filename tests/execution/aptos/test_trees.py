@@ -16,7 +16,7 @@ from nodewright_aptos.accumulator import PAGE_LEVEL, Accumulator, prove, read_ac
 from nodewright_aptos.bcs import Malformed, whole
 from nodewright_aptos.hashing import EMPTY_ACCUMULATOR, EMPTY_TREE, TRANSACTION_ACCUMULATOR
 from nodewright_aptos.jmt import Change, Proof, Root, TreeUpdate
-from nodewright_aptos.jmtnodes import Internal, Leaf, decode_node, node_key
+from nodewright_aptos.jmtnodes import Internal, Leaf, Node, decode_node, node_key
 
 # --- the checker: from the definitions alone -----------------------------------------------------------------------------
 
@@ -74,8 +74,8 @@ class Nodes:
         self.root = Root()
         self.version = -1
 
-    async def nodes(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        return [self.rows.get(key) for key in keys]
+    async def nodes(self, keys: Sequence[bytes]) -> list[Node | None]:
+        return [decode_node(self.rows[key]) if key in self.rows else None for key in keys]
 
     async def update(self, changes: Mapping[bytes, bytes | None]) -> TreeUpdate:
         self.version += 1
@@ -83,7 +83,7 @@ class Nodes:
         update = await jmt.update(self, self.root, listed, self.version)
         assert not set(update.nodes) & set(self.rows), "nodes are never changed"
         assert all(key in self.rows for key in update.stale)
-        self.rows.update(update.nodes)
+        self.rows.update({key: node.encode() for key, node in update.nodes.items()})
         self.stale[self.version] = update.stale
         self.root = self.roots[self.version] = update.root
         return update
@@ -175,7 +175,7 @@ async def test_small_trees_and_shards() -> None:
     await nodes.update({key(3): None})
     assert nodes.root == Root()
     update = await nodes.update({bytes([16 * shard]) + bytes(31): value(shard) for shard in range(16)})
-    top = decode_node(update.nodes[node_key(nodes.version, b"", 0)])
+    top = update.nodes[node_key(nodes.version, b"", 0)]
     assert isinstance(top, Internal) and top.leaf_count == 16
     assert [jmt.shard_of(bytes([16 * shard + 3])) for shard in range(16)] == list(range(16))
 
