@@ -292,15 +292,16 @@ class Chain:
                 done = evolve(ran.done, rejected=rejected, kept=len(places))
                 await self.store.decide(block, done, places, certificate, epoch, ran.again)
                 late = await self.execution.commit(block.ref)
+                # In one step: a batch is ordered and not committed, or committed, at every moment.
                 self.done = done
                 self.ordered.pop(0)
+                self.quorum.committed(block)
                 self._runs.pop(block.id, None)
                 self.ledger.up_to(block.height)
                 committed = dict.fromkeys(places, block.ref)
                 committed.pop(done.prologue_id, None)
                 evicted = {**ran.outcome.evicted, **(late or {})}
                 await self._settle(committed, rejected, evicted)
-                self.quorum.committed(block)
             self._tell(block, done)
             if epoch is not None:
                 await self._begin(epoch)

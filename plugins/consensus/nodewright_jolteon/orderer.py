@@ -295,16 +295,19 @@ class Orderer:
                 effects += self.rules.gave_up(timeout)
             await self._perform(effects)
 
-    async def on_ledger(self, blocks: Sequence[Block], certificate: LedgerCertificate) -> None:
-        """A chain of blocks from below or at the last ordered one, that a certificate of the ledger stands for."""
-        if certificate.info.epoch != self.rules.epoch.number or certificate.info.block.height <= self._chain.head().height:
+    async def on_ledger(self, blocks: Sequence[Block], certificates: Sequence[LedgerCertificate]) -> None:
+        """A chain of blocks from below or at the last ordered one, that certificates of the ledger stand for, one for the
+        last of them."""
+        last = certificates[-1].info
+        if last.epoch != self.rules.epoch.number or last.block.height <= self._chain.head().height:
             return
         root = self.rules.root
         fresh = [block for block in blocks if block.height > root.height]
         if fresh and fresh[0].parent != root:
             return  # what was asked for is not what is lacked any more
         await self._perform(self.rules.adopt(fresh))
-        self._chain.certified(certificate)
+        for certificate in certificates:
+            self._chain.certified(certificate)
 
     # --- effects ---
 

@@ -3,13 +3,14 @@
 Channel ``jolteon.request``:
   ``S`` → epoch u64 ‖ height u64 and id of the head ‖ for a validator its key and its signature over the node's key;
   ``T`` ‖ height u64 → option of timeout certificate ‖ highest certificate ‖ the blocks above that height, lower ones first;
-  ``B`` ‖ height u64 → a certificate of the ledger and the blocks from above that height to the one it signs, or nothing.
+  ``B`` ‖ height u64 → the blocks above that height, each with its certificate of the ledger where there is one, to one that
+  has one; or nothing.
 
 Invariants
 - Each peer is followed by a task of its own: what one withholds or delays costs the others nothing.
-- A page counts as a whole: its certificate is signed by a quorum of this node's epoch and its blocks are a chain from the
-  committed head to the block signed. The next one is asked for when that one is committed: nothing is fetched twice after
-  a crash.
+- A page counts as a whole: its blocks are a chain from the committed head, the last one and any other that comes with a
+  certificate is signed by a quorum of this node's epoch. (An execution with a single head needs one for each block.) The
+  next page is asked for when that one is committed: nothing is fetched twice after a crash.
 - Answers are bounded in bytes; a peer has ``MAX_ASKED`` questions answered at once.
 """
 
@@ -25,7 +26,7 @@ from attrs import define, field
 from nodewright.errors import PeerGone, RequestTimeout
 from nodewright.interfaces.transport import Message, PeerUp, Transport
 from nodewright_jolteon.chain import Chain
-from nodewright_jolteon.codec import Malformed, Reader, blob, option, u64, uleb, vector
+from nodewright_jolteon.codec import Malformed, Reader, blob, option, u64, vector
 from nodewright_jolteon.config import JolteonConfig
 from nodewright_jolteon.formats import MAX_BLOCK_BYTES, Block, LedgerCertificate, QuorumCertificate, TimeoutCertificate
 from nodewright_jolteon.identities import Identities
@@ -203,19 +204,31 @@ class Sync:
             if not reply:
                 return False
             data = Reader(reply)
-            certificate = LedgerCertificate.decode(data)
-            blocks = [Block.decode(raw) for raw in data.vector(lambda: data.blob(MAX_BLOCK_BYTES), MAX_PAGE)]
+
+            def one() -> tuple[Block, LedgerCertificate | None]:
+                return Block.decode(data.blob(MAX_BLOCK_BYTES)), data.option(lambda: LedgerCertificate.decode(data))
+
+            page = data.vector(one, MAX_PAGE)
             data.end()
+            certificate = page[-1][1] if page else None
+            if certificate is None:
+                raise Malformed("a page that nothing proves")
+            blocks = [block for block, _ in page]
+            certificates = [found for _, found in page if found is not None]
             if chain.epoch is not epoch or chain.head().height >= certificate.info.block.height:
                 return True
             linked = all(above.parent == below.ref for below, above in pairwise(blocks))
-            if not blocks or blocks[0].parent != head or not linked or blocks[-1].ref != certificate.info.block:
+            proved = all(found is None or found.info.block == block.ref for block, found in page)
+            if blocks[0].parent != head or not linked or not proved:
                 raise Malformed("a page that is no chain from where it was asked for")
-            if certificate.info.epoch != epoch.number or any(block.epoch != epoch.number for block in blocks):
+            if any(found.info.epoch != epoch.number for found in certificates) or any(
+                block.epoch != epoch.number for block in blocks
+            ):
                 raise Malformed("a page of another epoch")
-            if not await self._signatures.good(certificate.signed(epoch.validators)):
+            signed = [signature for found in certificates for signature in found.signed(epoch.validators)]
+            if not await self._signatures.good(signed):
                 raise Malformed("a page that no quorum committed")
-            await self._orderer.submit(partial(self._orderer.on_ledger, blocks, certificate))
+            await self._orderer.submit(partial(self._orderer.on_ledger, blocks, certificates))
             while chain.head().height < certificate.info.block.height:
                 with trio.move_on_after(STUCK_SECONDS) as scope:
                     await chain.moved()
@@ -288,23 +301,20 @@ class Sync:
         heights = range(height + 1, min(height + MAX_PAGE, chain.head().height) + 1)
         if not heights:
             return b""
-        found: list[Block] = []
-        best: tuple[int, LedgerCertificate] | None = None
-        size = 0
+        found: list[tuple[Block, LedgerCertificate | None]] = []
+        best = size = 0
         certificates = await chain.store.certificates(heights)
         for id, certificate in zip(await chain.store.ids_at(heights), certificates, strict=True):
             block = await chain.store.block(id) if id is not None else None
-            if block is None or (size + len(block.raw) > PAGE_BYTES and found and best is not None):
+            proof = option(certificate, LedgerCertificate.encode)
+            size += len(proof) + (len(block.raw) if block is not None else 0)
+            if block is None or size > (PAGE_BYTES if best else MAX_REPLY_BYTES - 65536):
                 break
-            found.append(block)
-            size += len(block.raw)
-            if size > MAX_REPLY_BYTES - 65536:
-                break
+            found.append((block, certificate))
             if certificate is not None:
-                best = len(found), certificate
-                if len(found) >= PAGE or certificate.info.next is not None:
+                best = len(found)
+                if best >= PAGE or certificate.info.next is not None:
                     break
-        if best is None:
+        if not best:
             return b""
-        count, proof = best
-        return proof.encode() + uleb(count) + b"".join(blob(block.raw) for block in found[:count])
+        return vector(found[:best], lambda one: blob(one[0].raw) + option(one[1], LedgerCertificate.encode))

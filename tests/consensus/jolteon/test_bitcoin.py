@@ -59,7 +59,7 @@ async def seal(node: Any, *raws: bytes) -> None:
     await node.consensus.quorum.seal([([txid(raw) for raw in raws], raws)])
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(1))
 def test_payments_are_committed_on_every_node(play: Callable[..., Any], kit: Any, book: Any, seed: int) -> None:
     async def story(world: Any) -> None:
         nodes = network(world, kit)
@@ -89,9 +89,14 @@ def test_payments_are_committed_on_every_node(play: Callable[..., Any], kit: Any
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_conflicts_and_orphans_have_one_result_on_four_nodes(play: Callable[..., Any], kit: Any, seed: int) -> None:
+def test_conflicts_and_orphans_have_one_result_on_four_nodes(
+    play: Callable[..., Any], kit: Any, seed: int, budget: int
+) -> None:
     """Two spends of one coin in two proven batches, a child before its parent, a grandchild before both, one whose parent
     never comes, and one that turns out to be forged when its parent comes."""
+
+    if seed > budget:
+        pytest.skip("two seeds in the small budget")
 
     async def story(world: Any) -> None:
         nodes = network(world, kit, retry_seconds=3)
@@ -126,3 +131,19 @@ def test_conflicts_and_orphans_have_one_result_on_four_nodes(play: Callable[...,
         await world.agree()
 
     play(story, seed)
+
+
+def test_one_that_was_away_long_comes_back_quickly(play: Callable[..., Any], kit: Any) -> None:
+    """An execution with one durable head runs a block only on a committed one: pages prove each block."""
+
+    async def story(world: Any) -> None:
+        nodes = network(world, kit)
+        await world.start()
+        await world.agree(beyond=2)
+        await nodes[2].crash()
+        await world.until(lambda: nodes[0].height > 75)
+        await world.start(nodes[2])
+        await world.until(lambda: nodes[2].height + 4 > nodes[0].height, 10)
+        await world.same()
+
+    play(story)

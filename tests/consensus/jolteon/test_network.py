@@ -24,7 +24,7 @@ async def load(world: Any, kit: Any, nodes: Any, key: Any, count: int, seconds: 
 
 
 @pytest.mark.parametrize("harsh", [False, True], ids=["kept contract", "harsh network"])
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(1))
 def test_transfers_are_committed_on_every_node(
     play: Callable[..., Any], kit: Any, book: Any, seed: int, harsh: bool
 ) -> None:
@@ -56,7 +56,7 @@ def test_one_is_killed_under_load_and_comes_back(play: Callable[..., Any], kit: 
         await world.start()
         ids: list[bytes] = []
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(load, world, kit, nodes, kit.alice, 40, 0.3, ids)
+            nursery.start_soon(load, world, kit, nodes, kit.alice, 20, 0.4, ids)
             await world.agree(beyond=3)
             if victim is None:
                 rules = nodes[0].consensus.orderer.rules
@@ -71,14 +71,16 @@ def test_one_is_killed_under_load_and_comes_back(play: Callable[..., Any], kit: 
         for node in nodes:
             await world.settled(node, ids)
         await world.agree(beyond=height + 10)
-        assert (await dead.state())[kit.carl.public].balance == 100_040
+        assert (await dead.state())[kit.carl.public].balance == 100_020
 
     play(story, 10 + (victim or 0))
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_partition_and_heal(play: Callable[..., Any], kit: Any, book: Any, seed: int) -> None:
+def test_partition_and_heal(play: Callable[..., Any], kit: Any, book: Any, seed: int, budget: int) -> None:
     """The larger side goes on, the smaller waits; split in halves neither decides; healed, all agree, nothing is lost."""
+    if seed >= budget:
+        pytest.skip("one seed in the small budget")
 
     async def story(world: Any) -> None:
         nodes, names = kit.network(world), kit.names
@@ -114,7 +116,7 @@ def test_a_dead_leader_is_asked_less(play: Callable[..., Any], kit: Any) -> None
         await nodes[2].crash()
         alive = [node for node in nodes if node.running]
         start = nodes[0].consensus.orderer.rules.round
-        await world.until(lambda: nodes[0].consensus.orderer.rules.round > start + 80, 200)
+        await world.until(lambda: nodes[0].consensus.orderer.rules.round > start + 56, 200)
         rules = nodes[0].consensus.orderer.rules
         leaders = [rules.leader(at, rules.safety.certificate.block.id) for at in range(rules.round, rules.round + 40)]
         assert leaders.count(2) <= 2
@@ -134,12 +136,12 @@ def test_late_joiner_and_follower(play: Callable[..., Any], kit: Any) -> None:
         for nonce in range(6):
             ids += await world.submit(nodes[nonce % 3], *transfers(kit, kit.alice, nonce, 1))
             await trio.sleep(1)
-        await world.until(lambda: nodes[0].height > 90)
+        await world.until(lambda: nodes[0].height > 75)
         await world.start(nodes[3])
         await world.settled(nodes[3], ids)
         follower = world.node("eve", validator=False)
         await world.start(follower)
-        await world.until(lambda: follower.height > 90)
+        await world.until(lambda: follower.height > 75)
         await world.settled(follower, ids)
         theirs = await world.submit(follower, *transfers(kit, kit.bert, 0, 3))
         await world.settled(follower, theirs)
