@@ -82,6 +82,7 @@ class Producer:
     _wake: trio.Event = field(factory=trio.Event)
     _tip_at: float = 0.0
     _chunks_for: bytes = b""
+    _jump: int = 0  # heights above the head, asked for by ``jump``
 
     def __attrs_post_init__(self) -> None:
         config = self.config
@@ -180,13 +181,14 @@ class Producer:
             self._chunks_for = self._timer.tip.hash
             await self._make_chunks(self.chain.head)
         if self._chunks_for == self._timer.tip.hash:
+            await self._approve_jump()
             for due in self._timer.due(self._now()):
                 await self._approve(due)
             await self._make_block(self.chain.head)
 
     async def _is_wanted(self) -> bool:
         """Whether there is something to make a block for."""
-        if self.config.produce_empty or self.waiting:
+        if self.config.produce_empty or self.waiting or self._jump:
             return True
         head = self.chain.head
         # Receipts on their way, and what is not final yet, want blocks too.
@@ -226,11 +228,18 @@ class Producer:
         epoch = self.chain.epochs.of(self.chain.chunk_epoch(self.chain.head.info))
         return epoch.validators[epoch.block_producer(target)].account
 
-    async def skip_to(self, target: int) -> None:
-        """Approve a block at this height on the head, as if the heights in between had been waited for."""
-        info = self.chain.head.info
-        await self._approve(Due(info.hash, info.height, target))
+    def jump(self, heights: int) -> None:
+        """Have a block made so far above the head, as if the heights in between had been waited for; a block that is
+        approved by now is made first."""
+        self._jump = heights
         self.wake()
+
+    async def _approve_jump(self) -> None:
+        """Nothing below it can be approved afterwards: on a head that is about to get a child it would stand still."""
+        if self._jump and not self._due_blocks():
+            info, heights = self.chain.head.info, self._jump
+            self._jump = 0
+            await self._approve(Due(info.hash, info.height, info.height + heights))
 
     def _count(self, approval: Approval, key: bytes) -> bool:
         parent = approval.inner.parent_hash if isinstance(approval.inner, Endorsement) else approval.inner.parent_height

@@ -19,6 +19,7 @@ from nodewright_nightshade.chain import Chain
 from nodewright_nightshade.producer import Producer
 
 PATCH_SECONDS = 30.0
+JUMP_SECONDS = 30.0
 MAX_JUMP = 1_000_000
 
 
@@ -66,7 +67,13 @@ async def patch_state(chain: Chain, producer: Producer | None, records: Sequence
 
 
 async def fast_forward(chain: Chain, producer: Producer | None, delta_height: int) -> None:
-    """The next block stands so many heights above the head. Returns at once. Raises ControlRefused."""
+    """A block stands so many heights above the head when this returns. Raises ControlRefused."""
     if not 1 <= delta_height <= MAX_JUMP:
         raise ControlRefused(f"delta_height must be from 1 to {MAX_JUMP}, not {delta_height}")
-    await _alone(chain, producer).skip_to(chain.head.info.height + delta_height)
+    target = chain.head.info.height + delta_height
+    _alone(chain, producer).jump(delta_height)
+    with trio.move_on_after(JUMP_SECONDS) as waited:
+        while chain.head.info.height < target:
+            await chain.moved()
+    if waited.cancelled_caught:
+        raise ControlRefused(f"no block was made within {JUMP_SECONDS:g} s: the node goes on trying")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
+import trio
 
 from nodewright.errors import ControlRefused
+from nodewright_nightshade.safety import Safety
 
 RECORD = {"Account": {"account_id": "rich.sandbox", "account": {"amount": "5", "locked": "0", "storage_usage": 182}}}
 
@@ -30,6 +33,28 @@ def test_records_and_jumps(tell: Any, near: Any) -> None:
                 await node.consensus.control("sandbox_fast_forward", delta_height=wrong)
         with pytest.raises(ControlRefused):
             await node.consensus.control("sandbox_patch_state", records=[{"Account": {}}])
+
+    tell(story)
+
+
+def test_a_jump_while_a_block_is_being_made(tell: Any, near: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is approved for a height far above its parent is no use once the parent has another child."""
+
+    async def story(world: Any) -> None:
+        (node,) = await world.found(local=True)
+        await near.until(lambda: node.final >= 2)
+        make_block = Safety.make_block
+
+        async def slowly(safety: Safety, height: int) -> bool:
+            monkeypatch.setattr(Safety, "make_block", make_block)
+            jumping.start_soon(partial(node.consensus.control, "sandbox_fast_forward", delta_height=600))
+            await trio.sleep(0.01)
+            return await make_block(safety, height)
+
+        async with trio.open_nursery() as jumping:
+            before = node.height
+            monkeypatch.setattr(Safety, "make_block", slowly)
+            await near.until(lambda: node.final >= before + 600, 30)
 
     tell(story)
 
