@@ -370,3 +370,44 @@ def test_batches_expire_and_their_transactions_are_batched_again(play: Callable[
         assert late > 0 and not nodes[3].consensus.quorum._open
 
     play(story)
+
+
+def test_garbage_on_every_channel_is_scored_and_harms_nothing(play: Callable[..., Any], kit: Any) -> None:
+    """A node of no validator says what cannot be read, what nobody signed, what is of other rounds; and asks nonsense."""
+
+    async def story(world: Any) -> None:
+        nodes = kit.network(world)
+        await world.start()
+        await world.agree(beyond=3)
+        mallory = world.network.transport("mallory")
+        channels = [
+            mallory.channel(name, 64, "oldest", 8 * 1024 * 1024)
+            for name in ("jolteon.block", "jolteon.vote", "jolteon.batch", "jolteon.request", "jolteon.tx")
+        ]
+        mallory.open_gate()
+        await world.until(lambda: len(mallory.peers()) == 4)
+        chance = world.simulation.random
+        good = (await nodes[0].consensus.chain.store.blocks_above(0))[0]
+        real = [b"", b"B" + good.raw, b"T", b"V" + bytes(200), b"L" + bytes(300), b"C" + good.raw, b"S" + bytes(100)]
+        unsigned = good.raw[:-64] + bytes(64)
+        future = Block.body(1, 10**9, 0, 2**62, attrs.evolve(good.certificate, round=10**9 - 1), None, ()) + bytes(64)
+        for turn in range(30):
+            for peer in [peer.id for peer in mallory.peers()]:
+                for channel in channels:
+                    noise = chance.randbytes(chance.randrange(400))
+                    said = chance.choice([*real, unsigned, future, noise, b"Q" + noise, b"T" + noise])
+                    try:
+                        await channel.send(peer, said)
+                    except PeerGone:
+                        pass
+            await trio.sleep(0.1)
+            del turn
+        ids = await world.submit(nodes[1], *transfers(kit, kit.alice, 0, 3))
+        for node in nodes:
+            await world.settled(node, ids, seconds=60)
+        await world.agree(beyond=nodes[0].height + 3)
+        assert all(mallory.node_id in node.transport.banned() for node in nodes)
+        assert not any(node.events.of("equivocation") for node in nodes)
+        await mallory.aclose()
+
+    play(story)
