@@ -12,6 +12,7 @@ Invariants:
 - ``held`` has every accepted block that stands on the final one, the final one, and some below it;
 - the execution's applied block of a tracked shard is the last one at or below the final block where the shard ran: it may
   lag after a crash (``recovery`` catches it up) and never leads the final chain;
+- while ``light`` nothing is tracked, and blocks are accepted without bodies: all else of them is checked;
 - a block is refused for ever only by the hash of all its bytes: the hash in its header does not cover its signature;
 - everything that changes the chain holds ``lock``, and is cancelled only between two blocks.
 """
@@ -99,6 +100,10 @@ class Chain:
     tracked: frozenset[int] = frozenset()
     # Called for a tracked shard before its run in a block that became final is committed.
     before_commit: Callable[[Held, int], Awaitable[None]] | None = None
+    # Called once a block that ends its epoch is final, and the state here is that after it.
+    epoch_ended: Callable[[Held], Awaitable[None]] | None = None
+    # Blocks are taken without the bodies of their chunks, while nothing is tracked: see ``statesync``.
+    light: bool = False
     _moved: trio.Event = field(factory=trio.Event)
     head: Held = field(init=False)
     final: Held = field(init=False)
@@ -200,7 +205,7 @@ class Chain:
                 blocks.check(block, parent.block, parent.info, before, after_hash, epoch.version, network, now)
                 info = blocks.info_of(block, parent.info, before, network)
                 await self._check_signatures(block, parent, info)
-                chunks = await self.chunks_of(block, bodies)
+                chunks = await (self.available if self.light else self.chunks_of)(block, bodies)
                 await self._check_claims(block, parent.info)
             except InvalidBlock as error:
                 if not isinstance(error, blocks.FutureBlock):
@@ -247,6 +252,17 @@ class Chain:
                     found[shard] = chunk
         if missing:
             raise MissingChunks(missing)
+        return found
+
+    async def available(self, block: Block, bodies: Mapping[bytes, Chunk]) -> dict[int, Chunk]:
+        """As ``chunks_of``, those that are here."""
+        found: dict[int, Chunk] = {}
+        for shard, header in enumerate(block.body.chunks):
+            if block.is_new(shard):
+                id = header.hash()
+                chunk = bodies.get(id) or await self.store.chunk(id) or await self.store.part(id)
+                if chunk is not None:
+                    found[shard] = chunk
         return found
 
     # --- epochs ---
@@ -456,7 +472,7 @@ class Chain:
     async def _make_final(self, held: Held) -> None:
         info = held.info
         if not held.placed:
-            held.placed = placed(await self.chunks_of(held.block, {}))
+            held.placed = placed(await self.available(held.block, {}))
         rejected = await self.discarded(held)
         # Where what ran is not known here, a transaction that stands in the chain already keeps its place.
         others = [id for id, (shard, _) in held.placed.items() if shard not in self.tracked]
@@ -489,6 +505,8 @@ class Chain:
             self.head = max((one for one in self.held.values()), key=lambda one: one.info.height)
         held.placed, held.evicted = {}, {}
         self._forget_old()
+        if self.epoch_ended is not None and blocks.ends_epoch(info, self.genesis.network):
+            await self.epoch_ended(held)
         self.events.publish(
             "finalised",
             {

@@ -23,6 +23,9 @@ class NightshadeConfig:
         help="of which shards this node is to hold the state: all, or those that it makes chunks for (assigned), while the "
         "others are checked from witnesses; execution.kept has to name them",
     )
+    state_sync_epochs: int = setting(
+        3, help="this many epochs behind, a node fetches the state of its shards and runs what follows; 0: never", minimum=0
+    )
     endorsement_seconds: float = setting(0.6, help="a tip is endorsed this long after it came", minimum=0.0, maximum=60)
     min_delay_seconds: float = setting(1.8, help="a height is skipped after this at the earliest", minimum=0.05, maximum=60)
     delay_step_seconds: float = setting(0.18, help="added for each height without finality", minimum=0.0, maximum=60)

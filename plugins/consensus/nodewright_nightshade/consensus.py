@@ -115,19 +115,27 @@ class Nightshade:
                 self.chain.environment.logger.warning("no witness will be had", shard=shard, reason=str(error))
 
     def _check_tracked(self) -> None:
-        """Raises ConfigurationError where the execution keeps less than is wanted of this node."""
+        """Raises ConfigurationError where the execution keeps less than is wanted of this node, and others have not the
+        state of it to give."""
         chain = self.chain
+        if chain.light:
+            return
         wanted = set(range(chain.genesis.network.shards))
         if self._config.track == "assigned":
             epoch = chain.epochs.of(chain.chunk_epoch(chain.head.info))
             place = epoch.place(self._signer.account, self._signer.public) if self._signer is not None else None
             wanted = {shard for shard, members in enumerate(epoch.chunk_producers) if place in members}
         lacking = sorted(wanted - chain.tracked)
-        if lacking:
+        if lacking and not (self._config.track == "assigned" and self._can_fetch()):
             raise ConfigurationError(
                 f"execution.kept leaves out {lacking}, which consensus.track = {self._config.track!r} needs: set "
                 f"execution.kept = {sorted(wanted | chain.tracked)}"
             )
+
+    def _can_fetch(self) -> bool:
+        """Whether there are states of ended epochs to be had from others."""
+        fetches = self.network is not None and self.network.state_sync is not None
+        return fetches and (self.chain.light or self.chain.head.info.epoch > 0)
 
     async def _say(self, said: Said, to: Sequence[str] = ()) -> None:
         if self.network is not None:
@@ -145,9 +153,7 @@ class Nightshade:
     def status(self) -> Mapping[str, Any]:
         network = self.network
         ahead = network.peers_ahead if network is not None else 0
-        state = (
-            "idle" if not self._running else "syncing" if ahead and network is not None and network.behind else "running"
-        )
+        state = "idle" if not self._running else "syncing" if self._is_syncing() else "running"
         return {
             "state": state,
             "head": {"height": self.chain.head.info.height, "hash": self.chain.head.info.hash.hex()},
@@ -158,6 +164,9 @@ class Nightshade:
             "witness_bytes": network.witnesses.bytes_made if network is not None else 0,
             "witnesses_judged": network.witnesses.judged if network is not None else 0,
         }
+
+    def _is_syncing(self) -> bool:
+        return self.chain.light or (self.network is not None and self.network.peers_ahead > 0 and self.network.behind)
 
     # --- reading ---
 

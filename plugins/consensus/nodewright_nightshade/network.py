@@ -24,6 +24,7 @@ from attrs import define, field
 
 from nodewright.errors import PeerGone, RequestTimeout
 from nodewright.interfaces.common import Admitted
+from nodewright.interfaces.execution import StateParts
 from nodewright.interfaces.transport import Message, PeerUp, Transport
 from nodewright_near.borsh import Malformed, decode, encode
 from nodewright_near.chunks import ChunkEndorsement
@@ -37,6 +38,7 @@ from nodewright_nightshade.delivery import Delivery, Unavailable
 from nodewright_nightshade.keys import Signer, verify
 from nodewright_nightshade.parts import Parts
 from nodewright_nightshade.producer import Producer, Said
+from nodewright_nightshade.statesync import StateSync, far_behind
 from nodewright_nightshade.witnessing import Witnesses
 
 MAX_WAITING = 128
@@ -92,7 +94,36 @@ class Network:
             account = signer.account.encode()
             self._shown = bytes([len(account)]) + account + signer.sign(identity(transport.node_id))
         self.delivery = Delivery(chain, transport, self._timeout, self._by_account.get, self._accuse)
+        self.state_sync: StateSync | None = None
+        if isinstance(chain.execution, StateParts):
+            self.state_sync = StateSync(
+                chain,
+                chain.execution,
+                transport,
+                self._timeout,
+                self.delivery,
+                self._wanted,
+                lambda: self.behind,
+                self._accuse,
+            )
+        self._config = config
         self.witnesses = Witnesses(chain, transport, self._timeout, self._offered, self._accuse)
+
+    def _wanted(self) -> set[int]:
+        """The shards that this node is to keep: those that it makes chunks for, now or in the next epoch."""
+        chain, shards = self.chain, range(self.chain.genesis.network.shards)
+        if self._config.track == "all":
+            return set(shards)
+        ids = {chain.chunk_epoch(chain.head.info)}
+        for info in (chain.final.info, chain.head.info):
+            ids |= {info.epoch_id, info.next_epoch_id}
+        epochs = [chain.epochs.of(id) for id in ids]
+        return {
+            shard
+            for epoch in epochs
+            for shard in shards
+            if self._account is not None and epoch.places.get(self._account, -1) in epoch.chunk_producers[shard]
+        }
 
     @property
     def peers_ahead(self) -> int:
@@ -163,6 +194,8 @@ class Network:
             nursery.start_soon(self._hear_transactions)
             nursery.start_soon(self._answer)
             nursery.start_soon(self._head_moves)
+            if self.state_sync is not None:
+                nursery.start_soon(self.state_sync.run)
 
     async def _follow_peers(self, nursery: trio.Nursery) -> None:
         async for event in self.transport.events():
@@ -355,6 +388,8 @@ class Network:
                 self._blame(peer.id, MALFORMED_POINTS, "a status that cannot be read")
                 status = None
             moved = False
+            if self.state_sync is not None and far_behind(self.chain, peer.height, self._config.state_sync_epochs):
+                await self.state_sync.begin()
             if peer.height > self.chain.head.info.height or (status and await self.chain.find(status[8:40]) is None):
                 moved = await self._blocks_from(peer)
             pause = RETRY_SECONDS if moved else min(MAX_RETRY_SECONDS, 2 * pause)

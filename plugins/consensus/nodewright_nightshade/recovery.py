@@ -56,7 +56,10 @@ async def recover(chain: Chain) -> None:
         parent = chain.held.get(above.info.prev) if above is not None else None
         if above is None or parent is None or parent.info.height < chain.final.info.height:
             continue
-        chunks = await chain.chunks_of(above.block, {})
+        chunks = await chain.available(above.block, {})
+        lacking = [shard for shard in chain.tracked - chunks.keys() if above.block.is_new(shard)]
+        if lacking:
+            raise StoreCorrupt(f"stores.chain: bodies of block {above.info.ref} are missing: restore it from a backup")
         above.placed = placed(chunks)
         await _epochs(chain, above)
         above.tally = chain.counted(above.block, above.info, parent)
@@ -78,7 +81,9 @@ def genesis_height(chain: Chain) -> int:
 
 async def _track(chain: Chain) -> None:
     shards = range(chain.genesis.network.shards)
-    chain.tracked = frozenset([shard for shard in shards if await chain.execution.applied(shard) is not None])
+    chain.light, adopting = await chain.store.light(), await chain.store.adopting()
+    here = [shard for shard in shards if await chain.execution.applied(shard) is not None]
+    chain.tracked = frozenset() if chain.light else frozenset(here) - adopting
 
 
 async def _begin(chain: Chain) -> None:
@@ -128,7 +133,7 @@ async def _catch_up(chain: Chain) -> None:
                 await chain.execution.commit(held.info.ref, shard)
     # Blocks become final one after the other, each settled before the next: at most the last one lacks that.
     if final.hash != chain.root.info.hash:
-        chain.final.placed = placed(await chain.chunks_of(chain.final.block, {}))
+        chain.final.placed = placed(await chain.available(chain.final.block, {}))
         rejected = await chain.discarded(chain.final)
         ids = list(chain.final.placed)
         places = dict(zip(ids, await chain.store.places(ids), strict=True))

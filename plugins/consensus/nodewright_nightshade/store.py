@@ -15,7 +15,7 @@ stored which runs of kept shards need (``ns_parts``, see ``partial``). What was 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Final, TypeVar
 
 from attrs import frozen
@@ -273,6 +273,41 @@ class ChainStore:
 
     async def run(self, block: bytes, shard: int) -> Run | None:
         return await self._object(RUNS, _run_key(block, shard), _read_run)
+
+    async def put_run(self, block: bytes, shard: int, run: Run) -> None:
+        batch = WriteBatch()
+        batch.put(RUNS, _run_key(block, shard), encode(run))
+        await self._commit(batch)
+
+    async def put_chunks(self, chunks: Sequence[Chunk]) -> None:
+        """Bodies of chunks of blocks that are stored already."""
+        batch = WriteBatch()
+        for chunk in chunks:
+            batch.put(CHUNKS, chunk.hash, encode(StoredChunk(chunk.header, chunk.body)))
+        await self._commit(batch)
+
+    # --- state on its way in: see ``statesync`` ---
+
+    async def put_light(self, light: bool) -> None:
+        await self._mark(b"light", b"" if light else None)
+
+    async def light(self) -> bool:
+        return await self._one(META, b"light") is not None
+
+    async def put_adopting(self, shards: Iterable[int]) -> None:
+        await self._mark(b"adopting", b"".join(shard.to_bytes(2, "big") for shard in sorted(shards)) or None)
+
+    async def adopting(self) -> frozenset[int]:
+        row = await self._one(META, b"adopting") or b""
+        return frozenset(int.from_bytes(row[at : at + 2], "big") for at in range(0, len(row), 2))
+
+    async def _mark(self, name: bytes, value: bytes | None) -> None:
+        batch = WriteBatch()
+        if value is None:
+            batch.delete(META, name)
+        else:
+            batch.put(META, name, value)
+        await self._commit(batch)
 
     async def put_witness(self, shard: int, block: bytes, state: bytes) -> None:
         batch = WriteBatch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
 from collections import deque
@@ -30,7 +31,7 @@ from nodewright_near.engine import NearEngine
 from nodewright_near.genesis import check_boundaries, shard_of
 from nodewright_near.headers import Approval, Skip
 from nodewright_near.primitives import base58, key_text
-from nodewright_near.transactions import SignedTransaction, Transaction, Transfer
+from nodewright_near.transactions import SignedTransaction, Stake, Transaction, Transfer
 from nodewright_nightshade import genesis
 from nodewright_nightshade.config import NightshadeConfig
 from nodewright_nightshade.consensus import Nightshade
@@ -54,6 +55,7 @@ def founding(
     shards: int,
     staked: int | None = None,
     more: Mapping[str, Any] | None = None,
+    records: Sequence[Any] = (),
     **consensus: Any,
 ) -> dict[str, Any]:
     """``staked``: how many of those who may validate have a stake from the beginning; all, if nothing is said."""
@@ -81,6 +83,7 @@ def founding(
                 for one in [*validators, *users]
             ],
             "boundary_accounts": boundaries,
+            "records": list(records),
         },
         **(more or {}),
     }
@@ -162,15 +165,18 @@ class Node:
         settings = self.world.execution
         self.engine = NearEngine(stores["state"], self.environment("execution"), rules, kept, 1 << 22, **settings)
         await self.engine.open()
-        async with Pool.open(
-            self.environment("pool"),
-            self.folder / "pool" / "journal",
-            self.engine,
-            self.events,  # type: ignore[arg-type]
-            Registry(),
-            PoolLimits(),
-            bytes.hex,
-        ) as self.pool:
+        async with (
+            contextlib.aclosing(self.engine),
+            Pool.open(
+                self.environment("pool"),
+                self.folder / "pool" / "journal",
+                self.engine,
+                self.events,  # type: ignore[arg-type]
+                Registry(),
+                PoolLimits(),
+                bytes.hex,
+            ) as self.pool,
+        ):
             transport = self.world.network.transport(self.name, environment=self.environment("transport"))
             self.transport = transport
             self.world.up.append(self)
@@ -307,6 +313,11 @@ class World:
         tx = Transaction(source, public(source), nonce, target, block, (Transfer(amount),))
         return SignedTransaction.of(tx, b"\0" + secret(source).sign(tx.hash()).signature)
 
+    def staking(self, account: str, amount: int, block: bytes) -> SignedTransaction:
+        nonce = self.nonces[account] = self.nonces.get(account, 0) + 1
+        tx = Transaction(account, public(account), nonce, account, block, (Stake(amount, public(account)),))
+        return SignedTransaction.of(tx, b"\0" + secret(account).sign(tx.hash()).signature)
+
     async def send(self, node: Node, source: str, target: str, amount: int) -> SignedTransaction:
         signed = self.transfer(source, target, amount, node.consensus.final().id)
         (answer,) = await node.pool.submit([signed.raw])
@@ -340,7 +351,8 @@ class World:
     def assigned(self, name: str) -> list[int]:
         """The shards that a validator makes chunks for."""
         rules = genesis.read(self.document)
-        place = [one.account for one in rules.validators].index(name) if name in self.validators else None
+        accounts = [one.account for one in rules.validators]
+        place = accounts.index(name) if name in accounts else None
         members = assign_chunk_producers(rules.validators, rules.network.shards)
         return [shard for shard, those in enumerate(members) if place in those]
 
@@ -407,4 +419,4 @@ def tell(tmp_path: Path) -> Callable[..., Any]:
 
 @pytest.fixture
 def near() -> Any:
-    return SimpleNamespace(NEAR=NEAR, until=until, secret=secret, at_rest=at_rest)
+    return SimpleNamespace(NEAR=NEAR, Died=Died, until=until, secret=secret, at_rest=at_rest)

@@ -19,7 +19,6 @@ from nodewright_near.borsh import decode, encode
 from nodewright_near.headers import Endorsement, InnerLite, ValidatorStakeV1, approval_message, bp_hash
 from nodewright_near.merkle import combine
 from nodewright_near.primitives import base58, hash256, parse_hash, parse_key, unbase58
-from nodewright_near.transactions import SignedTransaction, Stake, Transaction
 from nodewright_near_api.lightclient import LightClientMethods
 from nodewright_near_api.params import Params
 from nodewright_near_api.reads import ChainReads
@@ -156,13 +155,9 @@ def test_what_is_counted_of_a_block() -> None:
 # --- networks ---------------------------------------------------------------------------------------------------------
 
 
-async def stake(world: Any, node: Any, near: Any, account: str, amount: int) -> None:
+async def stake(world: Any, node: Any, account: str, amount: int) -> None:
     """Sign for it as its owner, post it at the node."""
-    nonce = world.nonces[account] = world.nonces.get(account, 0) + 1
-    key = b"\0" + bytes(near.secret(account).verify_key)
-    block = node.consensus.final().id
-    tx = Transaction(account, key, nonce, account, block, (Stake(amount, key),))
-    signed = SignedTransaction.of(tx, b"\0" + near.secret(account).sign(tx.hash()).signature)
+    signed = world.staking(account, amount, node.consensus.final().id)
     await node.pool.submit([signed.raw])
     await world.all_committed(node, [signed])
 
@@ -179,13 +174,13 @@ def test_one_stakes_and_produces_another_leaves_and_nothing_stops(tell: Any, nea
         fifth, leaver = nodes[4], nodes[1]
         assert fifth.name not in validators_of(fifth)
         began = fifth.consensus.chain.head.info.epoch
-        await stake(world, nodes[0], near, fifth.name, 90 * near.NEAR)
+        await stake(world, nodes[0], fifth.name, 90 * near.NEAR)
         sent = await world.trade(nodes, 3, 0.3)
         await near.until(lambda: fifth.name in validators_of(fifth))
         joined = fifth.consensus.chain.head.info.epoch
         assert began + 1 <= joined <= began + 3, "two epochs after the one in which the proposal was published"
         await near.until(lambda: fifth.consensus.producer.produced.get("blocks", 0) > 0)
-        await stake(world, fifth, near, leaver.name, 0)
+        await stake(world, fifth, leaver.name, 0)
         account = await nodes[0].account(leaver.name)
         assert account.locked == 100 * near.NEAR, "it stays locked while it validates"
         before = account.amount
@@ -278,7 +273,7 @@ def test_who_makes_nothing_is_kicked_out_and_the_others_go_on(tell: Any, near: A
         assert nodes[0].height - start > 15, "nobody waits for who is gone"
         await lost.start()
         await near.until(lambda: lost.final >= nodes[0].final - 2)
-        await stake(world, nodes[0], near, lost.name, 100 * near.NEAR)
+        await stake(world, nodes[0], lost.name, 100 * near.NEAR)
         await near.until(lambda: lost.name in validators_of(lost))
         await near.until(lambda: lost.consensus.producer.produced.get("blocks", 0) > 0)
         await world.same()
