@@ -4,8 +4,8 @@ The nodes of a trie in the order in which a walk from the root meets them (a nod
 stand one behind the other: each begins where the memory usage of those before it ends, and takes what it uses itself. Part
 ``index`` is all nodes that begin within its PART_MEMORY of that line, with the values of those that have one. Beside them
 it brings the nodes on the way from the root to the first of them, and those beside that way, whose size says where the
-others begin. So the root alone says how many parts there are and what is in each: whoever walks a part from the root, and finds
-every node, finds all of it; one that lacks anything, or holds anything more, is none.
+others begin. So the root alone says how many parts there are and what is in each: whoever walks a part from the root, and
+finds every node, finds all of it; one that lacks anything, or holds anything more, is none.
 
 Invariants: a node, and the value that it names, is in exactly one part; the parts of a root are the same whoever cuts them.
 """
