@@ -39,7 +39,7 @@ class LedgerBase:
         ledger, values = self._ledger, self._values
         wanted = list(dict.fromkeys(key[1:33] for key in keys if key[0] == 0))
         if wanted:
-            rows = ledger.rows_of(np.frombuffer(b"".join(wanted), np.uint8).reshape(-1, 32))
+            rows = ledger.rows_of(np.frombuffer(bytearray(b"".join(wanted)), np.uint8).reshape(-1, 32))
             for address, row in zip(wanted, ledger.rows[rows], strict=True):
                 raw, flags = row.tobytes(), row[layout.FLAGS_AT]
                 values[account_key(address)] = raw[:ACCOUNT_BYTES] if flags & layout.HAS_ACCOUNT else None
@@ -62,7 +62,7 @@ def put_back(ledger: ColumnarLedger, outputs: Sequence[Output]) -> Executed:
         if output.kind == KEPT:
             writes.update(output.writes)
     own = [(key, value) for key, value in writes.items() if key[0] == 0 and value is not None]
-    rows = ledger.rows_of(np.frombuffer(b"".join([key[1:33] for key, _ in own]), np.uint8).reshape(-1, 32))
+    rows = ledger.rows_of(np.frombuffer(bytearray(b"".join([key[1:33] for key, _ in own])), np.uint8).reshape(-1, 32))
     changed = np.zeros(ledger.count, np.uint8)
     for (key, value), row in zip(own, rows.tolist(), strict=True):
         account = key[33:] == _SUFFIX_OF_ACCOUNT

@@ -42,7 +42,6 @@ BALANCE: Final = 10**12
 MAX_GAS: Final = 2000
 PRICE: Final = gas.MIN_GAS_PRICE
 _TRANSFER: Final = function_key(ONE, "aptos_account", "transfer")
-_TOUCH_BYTES: Final = 256  # of such a transaction, signed: more than 256 would cost a unit more
 
 Array = Any
 
@@ -110,7 +109,8 @@ class Workload:
         table[:, layout.X_MAX_GAS] = MAX_GAS
         table[:, layout.X_PRICE] = PRICE
         table[:, layout.X_EXPIRES] = SECONDS + 60
-        table[:, layout.X_LEAST] = gas.intrinsic(_TOUCH_BYTES)
+        one = self._transaction(int(senders[0]), int(recipients[0]), 0, amount)  # all are of one size
+        table[:, layout.X_LEAST] = gas.intrinsic(len(one.raw))
         table[:, layout.X_GAS] = FUNCTION_GAS[kind]
         table[:, layout.X_KEY] = layout.GOOD_KEY
         np.add.at(self.numbers, senders, np.uint64(1))
