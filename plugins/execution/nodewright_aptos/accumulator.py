@@ -104,6 +104,24 @@ def root_of(prefix: bytes, hashes: Sequence[bytes]) -> bytes:
     return level
 
 
+def roots_of(prefix: bytes, trees: Sequence[Sequence[bytes]]) -> list[bytes]:
+    """Of many small trees, in order: each level of all of them in one batch."""
+    levels = [b"".join(hashes) for hashes in trees]
+    growing = [at for at, level in enumerate(levels) if len(level) > 32]
+    while growing:
+        for at in growing:
+            if len(levels[at]) & 32:
+                levels[at] += EMPTY_ACCUMULATOR
+        hashed = pairs(prefix, b"".join([levels[at] for at in growing]))
+        place = 0
+        for at in growing:
+            size = len(levels[at]) // 2
+            levels[at] = hashed[place : place + size]
+            place += size
+        growing = [at for at in growing if len(levels[at]) > 32]
+    return [level or EMPTY_ACCUMULATOR for level in levels]
+
+
 def prove(leaf: int, leaves: int, node: Nodes, prefix: bytes = TRANSACTION_ACCUMULATOR) -> list[bytes]:
     """Siblings of a leaf from the bottom up, in the tree of ``leaves`` of them. ``node`` answers any complete node."""
     if not 0 <= leaf < leaves:

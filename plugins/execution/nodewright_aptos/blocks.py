@@ -23,7 +23,7 @@ from nodewright.interfaces.execution import (
 )
 from nodewright.interfaces.storage import WriteBatch
 from nodewright_aptos import bcs, hashing, jmt, records
-from nodewright_aptos.accumulator import root_of
+from nodewright_aptos.accumulator import roots_of
 from nodewright_aptos.bcs import Malformed
 from nodewright_aptos.executors import Executor
 from nodewright_aptos.jmt import Change, TreeUpdate
@@ -360,6 +360,7 @@ def ledger_rows(
     change_hashes = hashing.digests(hashing.WRITE_SET, changes)
     events = [[event.encode() for event in entry.output.events] for entry in entries]
     event_hashes = iter(hashing.digests(hashing.CONTRACT_EVENT, [one for listed in events for one in listed]))
+    roots = roots_of(hashing.EVENT_ACCUMULATOR, [[next(event_hashes) for _ in listed] for listed in events])
     batch = WriteBatch()
     transactions: dict[bytes, bytes] = {}
     infos = []
@@ -368,10 +369,9 @@ def ledger_rows(
         zip(entries, changes, change_hashes, events, strict=True)
     ):
         output = entry.output
-        root = root_of(hashing.EVENT_ACCUMULATOR, [next(event_hashes) for _ in listed])
         hashed = change_hash if entry.writes else NO_WRITES
         checkpoint = state_root if index == last else None
-        info = TransactionInfo(output.gas_used, output.status, entry.hash, root, hashed, checkpoint).encode()
+        info = TransactionInfo(output.gas_used, output.status, entry.hash, roots[index], hashed, checkpoint).encode()
         infos.append(info)
         version = first_version + index
         row = TransactionRow(

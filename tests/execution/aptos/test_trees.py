@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nodewright_aptos import jmt
-from nodewright_aptos.accumulator import PAGE_LEVEL, Accumulator, prove, read_accumulator, root_of, verify
+from nodewright_aptos.accumulator import PAGE_LEVEL, Accumulator, prove, read_accumulator, root_of, roots_of, verify
 from nodewright_aptos.bcs import Malformed, whole
 from nodewright_aptos.hashing import EMPTY_ACCUMULATOR, EMPTY_TREE, TRANSACTION_ACCUMULATOR
 from nodewright_aptos.jmt import Change, Proof, Root, TreeUpdate
@@ -231,6 +231,13 @@ def test_blocks_appended_give_the_tree_over_all_leaves(blocks: list[int]) -> Non
     assert [root is not None for root in accumulator.frozen] == [
         bool(len(leaves) >> level & 1) for level in range(len(leaves).bit_length())
     ]
+
+
+@given(counts=st.lists(st.integers(0, 9), max_size=12))
+@settings(max_examples=30)
+def test_many_small_trees_in_batches(counts: list[int]) -> None:
+    trees = [[value(100 * at + leaf) for leaf in range(count)] for at, count in enumerate(counts)]
+    assert roots_of(TRANSACTION_ACCUMULATOR, trees) == [plain_accumulator(tree) for tree in trees]
 
 
 def test_stored_nodes_are_every_eighth_level_once_and_complete() -> None:
