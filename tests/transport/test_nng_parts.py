@@ -15,12 +15,13 @@ from nodewright.interfaces.transport import Transport
 from nodewright.plugins.specs import Dependencies
 from nodewright.testing.environment import LocalEnvironment
 from nodewright.transport.handshake import HandshakeError, Mismatch, NodeKey
-from nodewright.transport.link import NetworkIdentity
+from nodewright.transport.link import LinkClosed, NetworkIdentity
 from nodewright_nng import rendezvous
 from nodewright_nng.addresses import Address, parse_address, parse_key, parse_ports
 from nodewright_nng.keys import load_or_create
 from nodewright_nng.plugin import NngConfig, check_config, register_transport
 from nodewright_nng.rendezvous import Assigned, Busy, Strangers
+from nodewright_nng.sockets import PairSocket
 
 IDENTITY = NetworkIdentity("regtest", b"g" * 32, 1, 2)
 GENESIS = MappingProxyType({"network": "regtest", "hash": b"g" * 32})
@@ -139,3 +140,11 @@ async def test_an_address_of_another_machine_is_a_configuration_error(tmp_path: 
     with pytest.raises(ConfigurationError, match=r"cannot listen on 192\.0\.2\.1:0"):
         async with open_node(tmp_path, listen="192.0.2.1:0"):
             pass
+
+
+async def test_a_connection_that_closes_as_its_handshake_ends_is_closed_and_no_more() -> None:
+    pair = PairSocket(1024)
+    pair.close()
+    pair.trust()
+    with pytest.raises(LinkClosed):
+        await pair.receive()

@@ -94,7 +94,10 @@ class PairSocket:
 
     def trust(self) -> None:
         """The peer is authenticated: nng may read ahead for it."""
-        self._socket.recv_buffer_size = RECEIVE_AHEAD
+        try:
+            self._socket.recv_buffer_size = RECEIVE_AHEAD
+        except pynng.NNGException:
+            pass  # it went away meanwhile: who reads next is told
 
     async def send(self, message: bytes) -> None:
         try:
