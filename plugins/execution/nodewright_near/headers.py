@@ -7,6 +7,7 @@ of its shard. The consensus owns what these fields mean; here is their form alon
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, Final
 
 from attrs import frozen
@@ -142,8 +143,12 @@ class BlockHeaderV5:
     inner_rest: InnerRest
     signature: Signature
 
-    def hash(self) -> bytes:
+    @cached_property
+    def _hash(self) -> bytes:
         return block_hash(self.inner_lite, self.inner_rest, self.prev_hash)
+
+    def hash(self) -> bytes:
+        return self._hash
 
 
 BlockHeader = BlockHeaderV1 | BlockHeaderV5
@@ -276,8 +281,12 @@ class ChunkHeader:
     height_included: U64
     signature: Signature
 
-    def hash(self) -> bytes:
+    @cached_property
+    def _hash(self) -> bytes:
         return combine(hash256(encode(self.inner, CHUNK_INNER)), self.inner.encoded_merkle_root)
+
+    def hash(self) -> bytes:
+        return self._hash
 
 
 CHUNK_HEADER: Final = Enum({2: ChunkHeader}, {0: "ShardChunkHeaderV1", 1: "ShardChunkHeaderV2"})
