@@ -28,7 +28,7 @@ from nodewright_nightshade.blocks import chunk_signing_message
 from nodewright_nightshade.chain import Chain
 from nodewright_nightshade.chunking import Chunk, InvalidChunk
 from nodewright_nightshade.keys import verify
-from nodewright_nightshade.parts import MAX_PARTS_BYTES, Part, Parts, cut, proves, pushed, rebuild
+from nodewright_nightshade.parts import MAX_PARTS_BYTES, SMALL_BODY, Part, Parts, cut, proves, pushed, rebuild
 from nodewright_nightshade.sampling import Epoch
 
 BODY_PART = "near_part"
@@ -89,7 +89,8 @@ class PartBodies(Bodies):
 
 
 class Delivery:
-    """``peer_of`` gives a validator's peer, where it is known. ``blame`` (peer, reason) names a liar."""
+    """``peer_of`` gives a validator's peer, where it is known; ``peers``: all of them. ``blame`` (peer, reason) names a
+    liar."""
 
     def __init__(
         self,
@@ -98,6 +99,7 @@ class Delivery:
         timeout_seconds: float,
         peer_of: Callable[[str], bytes | None],
         blame: Callable[[bytes, str], None],
+        peers: Callable[[], list[bytes]],
     ) -> None:
         self.chain = chain
         self.transport = transport
@@ -108,6 +110,7 @@ class Delivery:
         self._timeout = timeout_seconds
         self._peer_of = peer_of
         self._blame = blame
+        self._peers = peers
         self._recent_bytes = 0
         self._pending_bytes = 0
         self._cuts: dict[bytes, list[Part]] = {}
@@ -180,14 +183,17 @@ class Delivery:
     async def push(self, chunk: Chunk, places: dict[bytes, int]) -> None:
         """A chunk made here, to all peers; ``places``: which of them are validators of its epoch."""
         self.remember(chunk)
-        producers = await self._producers(chunk.header)
-        if producers is None or not self.transport.peers():
+        producers, peers = await self._producers(chunk.header), self._peers()
+        if producers is None or not peers:
+            return
+        if chunk.header.inner.encoded_length <= SMALL_BODY:
+            await self.channel.broadcast(encode(Parts(chunk.header, (), encode(chunk.body))))
             return
         parts = await self.chain.environment.offload(cut, encode(chunk.body), producers)
-        for peer in self.transport.peers():
-            message = pushed(chunk.header, parts, producers, places.get(peer.id))
+        for peer in peers:
+            message = pushed(chunk.header, parts, producers, places.get(peer))
             try:
-                await self.channel.send(peer.id, encode(message))
+                await self.channel.send(peer, encode(message))
             except PeerGone:
                 continue
 
@@ -200,6 +206,8 @@ class Delivery:
         self._at_work[peer] = self._at_work.get(peer, 0) + 1
         try:
             if await self._check(parts):
+                if parts.body is not None:
+                    await self._take_body(parts.header, parts.body)
                 await self._pass_on(peer, raw)
                 chunk = await self.gather(parts.header, peer)
                 if self.gathered is not None:
@@ -210,6 +218,15 @@ class Delivery:
             self.chain.environment.logger.debug("not had", peer=peer.hex()[:16], reason=str(error))
         finally:
             self._at_work[peer] -= 1
+
+    async def _take_body(self, header: ChunkHeader, body: bytes) -> None:
+        """Raises Forged: nobody passes a body on that he has not read."""
+        producers = await self._producers(header)
+        if producers is not None:
+            try:
+                self.remember(await self._read(header, body, producers))
+            except InvalidChunk as error:
+                raise Forged(f"chunk {header.hash().hex()[:16]}: {error}") from error
 
     async def _check(self, message: Parts) -> bool:
         """Whether it is worth gathering. Raises Forged."""
@@ -245,7 +262,7 @@ class Delivery:
 
     async def _pass_on(self, peer: bytes, raw: bytes) -> None:
         """Its producer may have died, or have told only some."""
-        others = [one.id for one in self.transport.peers() if one.id != peer]
+        others = [one for one in self._peers() if one != peer]
         for other in self.chain.environment.random.sample(others, min(PASSED_TO, len(others))):
             try:
                 await self.channel.send(other, raw)
@@ -349,7 +366,7 @@ class Delivery:
 
     async def _whole(self, header: ChunkHeader, peer: bytes, producers: int) -> Chunk | None:
         id = header.hash()
-        others = [one.id for one in self.transport.peers() if one.id != peer]
+        others = [one for one in self._peers() if one != peer]
         self.chain.environment.random.shuffle(others)
         for source in [peer, *others]:
             data = await self._fetch(source, BODY_CHUNK, id, min(MAX_CHUNK_BYTES, header.inner.encoded_length))

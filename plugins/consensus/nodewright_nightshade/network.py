@@ -93,7 +93,9 @@ class Network:
         if signer is not None:
             account = signer.account.encode()
             self._shown = bytes([len(account)]) + account + signer.sign(identity(transport.node_id))
-        self.delivery = Delivery(chain, transport, self._timeout, self._by_account.get, self._accuse)
+        self.delivery = Delivery(
+            chain, transport, self._timeout, self._by_account.get, self._accuse, lambda: list(self._peers)
+        )
         self.state_sync: StateSync | None = None
         if isinstance(chain.execution, StateParts):
             self.state_sync = StateSync(

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 
 from attrs import frozen
 
-from nodewright_near.borsh import U32, Blob, Vector, struct
+from nodewright_near.borsh import U32, Blob, Option, Vector, struct
 from nodewright_near.chunks import MAX_CHUNK_BYTES
 from nodewright_near.headers import CHUNK_HEADER, ChunkHeader
 from nodewright_near.merkle import MERKLE_PATH, Left, MerkleStep, climb, merklize
@@ -33,10 +33,11 @@ class Part:
 @struct
 @frozen
 class Parts:
-    """A chunk's header, and parts of its body; none for somebody who owns none."""
+    """A chunk's header, and parts of its body; none for somebody who owns none. A small ``body`` comes whole instead."""
 
     header: Annotated[ChunkHeader, CHUNK_HEADER]
     parts: Annotated[tuple[Part, ...], Vector(Part, erasure.MAX_PARTS)]
+    body: Annotated[bytes | None, Option(Blob(SMALL_BODY))] = None
 
 
 def cut(body: bytes, producers: int) -> list[Part]:
@@ -67,8 +68,6 @@ def rebuild(header: ChunkHeader, parts: Mapping[int, Part], producers: int) -> b
 
 
 def pushed(header: ChunkHeader, parts: Sequence[Part], producers: int, place: int | None) -> Parts:
-    """What the producer of a chunk sends to the validator at ``place``, or to somebody who is none (None)."""
-    data, total = erasure.counts(producers)
-    if header.inner.encoded_length <= SMALL_BODY:
-        return Parts(header, tuple(parts[:data]))
+    """What the producer of a chunk that is not small sends to the validator at ``place``, or to who is none (None)."""
+    _, total = erasure.counts(producers)
     return Parts(header, (parts[place],) if place is not None and place < total else ())

@@ -7,6 +7,7 @@ with the receipts that all chunks since then bring along. The commitment that it
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from hashlib import sha256
 from itertools import pairwise
 from typing import Any, Protocol
@@ -47,13 +48,20 @@ class Source:
         return self.header.inner.shard_id
 
 
+@lru_cache(maxsize=256)  # asked for by every shard's run and witness
+def arrival(before: bytes, shards: tuple[int, ...]) -> tuple[int, ...]:
+    order = list(shards)
+    shuffle(order, words(sha256(before).digest()))
+    return tuple(order)
+
+
 def sources(path: Sequence[Place], shards: Iterable[int]) -> list[Source]:
     """The new chunks of ``path`` (blocks in a row, lowest first, each above the first with its parent in front of it), in
     the order in which their receipts arrive: by height, those of one height shuffled by the hash of the block before."""
     found = []
     for before, at in pairwise(path):
-        order = [shard for shard in shards if at.block.is_new(shard)]
-        shuffle(order, words(sha256(before.info.hash).digest()))
+        new = tuple(shard for shard in shards if at.block.is_new(shard))
+        order = arrival(before.info.hash, new)
         found += [Source(at.block.body.chunks[shard], before.info.ran[shard].ref) for shard in order]
     return found
 

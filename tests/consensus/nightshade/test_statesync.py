@@ -91,7 +91,7 @@ def test_a_late_node_takes_the_state_and_runs_only_what_follows(tell: Any, near:
 
 
 def test_a_validator_fetches_the_shards_it_is_drawn_for_ahead(tell: Any, near: Any) -> None:
-    """The fifth stakes while it keeps nothing, and makes chunks once it is a validator; shards that it leaves are let go."""
+    """The fifth stakes while it keeps nothing, and makes chunks once it is one; shards that it leaves are let go."""
 
     async def story(world: Any) -> None:
         nodes = await world.found(5, 4, consensus={"epoch_length": 12}, staked=4, track="assigned")
