@@ -121,8 +121,10 @@ def test_every_switch_is_turned_both_ways_and_has_a_row() -> None:
         )
         assert done.returncode == 0, done.stderr
     row = dict.fromkeys(("cpu_us", "against_all_on", "efficiency", "tps", "block_p50_ms", "p50_ms"), 1.0)
-    told = ablation_table({"rows": [{**row, "variant": "all on", "cpu_us_range": [1.0, 2.0]}]})
-    assert told.splitlines()[-1].startswith("| all on | 1 \u00b5s (1 \u2013 2) |")
+    rows = [{**row, "variant": "all on", "cpu_us_range": [1.0, 2.0]}]
+    told = ablation_table({"rows": rows, "left_out": ["sockets"]})
+    assert told.splitlines()[-1].endswith("sockets.")
+    assert told.splitlines()[2].startswith("| all on | 1 \u00b5s (1 \u2013 2) |")
 
 
 def test_a_connection_that_the_node_closed_is_opened_again() -> None:

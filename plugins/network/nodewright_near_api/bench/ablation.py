@@ -19,12 +19,15 @@ from nodewright_near_api.bench.run import Plan, Progress, run
 
 @frozen
 class Switch:
-    """``on`` and ``off``: settings. ``shows``: where it can do anything at all."""
+    """``on`` and ``off``: settings. ``shows``: where it can do anything at all (``http``: with sockets; ``network``)."""
 
     name: str
     on: Mapping[str, str]
     off: Mapping[str, str]
     shows: str = ""
+
+    def applies(self, plan: Plan) -> bool:
+        return {"": True, "http": plan.load == "http", "network": plan.nodes > 1}[self.shows]
 
 
 # Of a service's sockets. The buffers are those that a batch of a thousand fits into.
@@ -44,7 +47,7 @@ SWITCHES: Final = (
         "untracked chunk bodies not saved",
         {"consensus.save_untracked_partial_chunks_parts": "false"},
         {"consensus.save_untracked_partial_chunks_parts": "true"},
-        "in networks",
+        "network",
     ),
     Switch("decoded-object caches", {"consensus.decoded_cache": "true"}, {"consensus.decoded_cache": "false"}),
     Switch(
@@ -58,19 +61,17 @@ SWITCHES: Final = (
                 for key, value in (("write_buffer_mib", "4"), ("block_cache_mib", "8"), ("table_file_mib", "2"))
             },
         },
-        "on LevelDB",
     ),
     Switch(
         "socket tuning",
         {f"services.near_api.{key}": value for key, value in TUNED.items()},
         {f"services.near_api.{key}": value for key, value in PLAIN.items()},
-        "with --load http",
+        "http",
     ),
     Switch(
         "witness and endorsement tasks",
         {"consensus.own_tasks": "true"},
         {"consensus.own_tasks": "false"},
-        "witnesses: in networks",
     ),
 )
 FIGURES: Final = ("efficiency", "tps", "block_p50_ms", "p50_ms", "rss_mb", "node_cpu_seconds", "verify_us")
@@ -79,7 +80,8 @@ FIGURES: Final = ("efficiency", "tps", "block_p50_ms", "p50_ms", "rss_mb", "node
 def ablation(plan: Plan, rounds: int, progress: Progress) -> dict[str, Any]:
     variants: dict[str, dict[str, str]] = {"all on": {}}
     everything = {key: value for switch in SWITCHES for key, value in switch.on.items()}
-    variants |= {f"without {switch.name}": dict(switch.off) for switch in SWITCHES}
+    shown = [switch for switch in SWITCHES if switch.applies(plan)]
+    variants |= {f"without {switch.name}": dict(switch.off) for switch in shown}
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in variants}
     digest = ""
     for number in range(rounds):
@@ -103,7 +105,8 @@ def ablation(plan: Plan, rounds: int, progress: Progress) -> dict[str, Any]:
         "plan": {"count": plan.count, "shards": plan.shards, "nodes": plan.nodes, "accounts": plan.accounts},
         "rounds": rounds,
         "load_average": median(one["load_average"] for done in runs.values() for one in done),
-        "settings": {switch.name: dict(switch.off) for switch in SWITCHES},
+        "settings": {switch.name: dict(switch.off) for switch in shown},
+        "left_out": [switch.name for switch in SWITCHES if switch not in shown],
         "rows": rows,
         "runs": runs,
     }
@@ -121,4 +124,6 @@ def ablation_table(result: Mapping[str, Any]) -> str:
             f"| {row['variant']} | {row['cpu_us']:.0f} \u00b5s ({low:.0f} \u2013 {high:.0f}) | {row['against_all_on']:.2f} "
             f"| {row['efficiency']:.2f} | {row['tps']:,.0f} | {row['block_p50_ms']:.0f} ms | {row['p50_ms']:.0f} ms |"
         )
+    if left := result["left_out"]:
+        lines += ["", f"Nothing to see here of: {', '.join(left)}."]
     return "\n".join(lines)
