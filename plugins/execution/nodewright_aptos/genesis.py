@@ -50,6 +50,7 @@ from nodewright_aptos.transactions import GENESIS, transaction_hash
 LOCAL_CHAIN_ID: Final = 4
 LOCAL_FAUCET_BALANCE: Final = 10**18
 MAX_ACCOUNTS: Final = 1_000_000
+MAX_KEPT_BYTES: Final = 1 << 20
 _FRAMEWORK_ACCOUNTS: Final = (1, *range(3, 11))
 _KEYS: Final = {"address", "public_key", "balance", "mint"}
 
@@ -154,14 +155,18 @@ def state_of(accounts: list[GenesisAccount], chain_id: int, timestamp: int) -> d
 
 
 def genesis_version(document: Mapping[str, Any], block: BlockRef, saved: Saved) -> Version:
-    """Block 0 with the one transaction at version 0. Raises ConfigurationError."""
+    """Block 0 with the one transaction at version 0. One over ``MAX_KEPT_BYTES`` is kept as its tag and its hash alone.
+    Raises ConfigurationError."""
     table = document.get("execution", {})
     timestamp = int(document.get("time", 0)) * 1_000_000
     state: dict[bytes, bytes | None] = {**state_of(accounts_of(table), chain_id_of(table), timestamp)}
     written = encode_write_set(state, frozenset(state))
     transaction = bcs.uleb(GENESIS) + b"\0" + written + b"\0"
+    id = transaction_hash(transaction)
+    if len(transaction) > MAX_KEPT_BYTES:  # its hash and its effect stand; the body is in the genesis file
+        transaction, saved = bcs.uleb(GENESIS), Saved(False, saved.accounts, saved.events)
     tree = jmt.apply_changes({}, Root(), tree_changes(state), 0)
-    entry = Entry(transaction, transaction_hash(transaction), Output(KEPT, created=tuple(state)), state)
+    entry = Entry(transaction, id, Output(KEPT, created=tuple(state)), state)
     rows, infos = ledger_rows([entry], 0, block.height, timestamp, tree.root.hash, saved)
     accumulator, _ = Accumulator().append(hashing.digests(hashing.TRANSACTION_INFO, infos))
     row = BlockRow(block.height, block.id, b"", 0, 0, bytes(32), timestamp, 0, 0, tree.root, accumulator)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from nodewright_aptos import gas
 from nodewright_aptos.addresses import ONE
 from nodewright_aptos.functions import ArgumentMismatch, Functions
-from nodewright_aptos.ledger import EXECUTED, MISCELLANEOUS, MOVE_ABORT, OUT_OF_GAS, ExecutionStatus
+from nodewright_aptos.ledger import EXECUTED, MISCELLANEOUS, MOVE_ABORT, OUT_OF_GAS, Event, ExecutionStatus
 from nodewright_aptos.prologue import TOO_NEW, Problem, check_form, check_prologue
 from nodewright_aptos.resources import (
     SUPPLY_KEY,
@@ -29,6 +30,7 @@ from nodewright_aptos.state import (
     Read,
     TransactionView,
 )
+from nodewright_aptos.statekeys import MAX_STATE_KEY_BYTES
 from nodewright_aptos.transactions import EntryFunction, UserTransaction
 
 _GONE: Final = ExecutionStatus(OUT_OF_GAS)
@@ -36,6 +38,20 @@ _GONE: Final = ExecutionStatus(OUT_OF_GAS)
 _CANNOT_PAY: Final = ExecutionStatus(
     MOVE_ABORT, (ONE, "transaction_validation"), 0x20006, "EOUT_OF_GAS", "Transaction exceeded its allocated max gas"
 )
+
+_TOO_MUCH: Final = ExecutionStatus(MISCELLANEOUS, None, 0, "STORAGE_WRITE_LIMIT_REACHED")
+# What one transaction may write and emit, so that its row and its values fit any store.
+MAX_WRITTEN_BYTES: Final = 4 * 1024 * 1024
+_EVENT_BYTES: Final = 256
+
+
+def fits(writes: Mapping[bytes, bytes | None], events: Sequence[Event]) -> bool:
+    """Whether this can be stored: keys are those of resources or table items, short enough, and it is not too much."""
+    written = sum([len(key) + (len(value) if value is not None else 0) for key, value in writes.items()])
+    emitted = sum([len(event.data) + _EVENT_BYTES for event in events])
+    if written + emitted > MAX_WRITTEN_BYTES:
+        return False
+    return not any(len(key) > MAX_STATE_KEY_BYTES or len(key) < 34 or key[0] > 1 for key in writes)
 
 
 def refused(problem: Problem) -> Output:
@@ -62,6 +78,8 @@ def run_transaction(read: Read, transaction: UserTransaction, block: BlockEnviro
         coins_key = apt_store_key(transaction.payer)
         coins = view.get(coins_key)
         writes = view.writes
+        if not fits(writes, view.events):
+            return _epilogue(read, transaction, base + view.gas + 2 * gas.WRITE, _TOO_MUCH)
         created = tuple([key for key, value in writes.items() if value is not None and read(key) is None])
         written = len(writes) + (coins_key not in writes)
         storage = gas.STORAGE * len(created)

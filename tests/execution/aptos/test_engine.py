@@ -479,6 +479,17 @@ async def test_a_late_reservation_that_loses_is_told_at_the_commit(world: World)
 # --- genesis -------------------------------------------------------------------------------------------------------------
 
 
+async def test_a_genesis_of_many_accounts_is_more_than_a_row_holds(world: World) -> None:
+    many = [{"address": f"0x{at + 4096:x}", "balance": 1} for at in range(18_000)]
+    w = await world({}, table={"accounts": [{"address": "0x77", "balance": 5}, *many]}).open()
+    row = await w.engine.query(HEAD, "transaction", version=0)
+    assert row.transaction == b"\1" and row.changes == b"", "too long to be kept"
+    assert await w.engine.query(HEAD, "transaction", hash=row.hash) == row
+    assert await w.engine.query(HEAD, "balance", address=bytes(31) + b"\x77") == 5
+    again = await world({}, table=w.table).open()
+    assert again.root == w.root
+
+
 async def test_genesis_tables_and_their_mistakes(world: World) -> None:
     from nacl.signing import SigningKey
 

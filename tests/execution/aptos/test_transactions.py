@@ -19,6 +19,7 @@ from nodewright_aptos.addresses import APT_METADATA, ED25519, ONE, authenticatio
 from nodewright_aptos.authenticators import ed25519_authenticator
 from nodewright_aptos.executors import declared_keys
 from nodewright_aptos.functions import Call, Recorder, TransactionFunction, ViewFunction
+from nodewright_aptos.ledger import Event
 from nodewright_aptos.prologue import PROLOGUE_CODES, STATUS_CODES, check_prologue
 from nodewright_aptos.queries import ViewFailed
 from nodewright_aptos.resources import ACCOUNT, SUPPLY_KEY, account_key, sequence_number
@@ -358,6 +359,32 @@ async def test_a_third_partys_function_with_recorded_accesses(world: World) -> N
     assert await w.fate(calls[3]) == await w.fate(calls[4]) == "Move abort in 0xc0::counter: EFULL(0x30001): It is full"
     assert await w.engine.query(HEAD, "view", function="0xc0::counter::get", arguments=["0x63"]) == ["3"]
     assert await w.engine.query(HEAD, "view", function="0xc0::counter::get", arguments=["0x2"]) == ["1"]
+
+
+@pytest.mark.parametrize("what", ["value", "values", "key", "events", "state"])
+async def test_a_function_that_writes_too_much_fails_alone(world: World, what: str) -> None:
+    w = world(PEOPLE)
+
+    def write(call: Call) -> None:
+        place = resource_key(special(99), COUNTER)
+        match what:
+            case "value":
+                call.view.set(place, bytes(5 << 20))
+            case "values":
+                for at in range(5):
+                    call.view.set(resource_key(special(at), COUNTER), bytes(1 << 20))
+            case "key":
+                call.view.set(place + bytes(500), b"")
+            case "events":
+                call.view.emit(Event(b"\1", bytes(5 << 20)))
+            case _:
+                call.view.set(b"\7 no state key", b"")
+
+    w.functions.add(TransactionFunction(ONE, "greedy", "write", ("&signer",), write))
+    await w.open()
+    greedy, modest = w.call("alice", "greedy::write"), w.pay("alice", "bob", 1)
+    await w.block(greedy, modest)
+    assert await w.fate(greedy) == "STORAGE_WRITE_LIMIT_REACHED" and await w.fate(modest) == "Executed successfully"
 
 
 async def test_views_and_their_errors(world: World) -> None:
