@@ -5,7 +5,8 @@
 The rows are those that the UTXO adapter commits for the transactions of benchmarks/utxo_store.py. Both are given the whole
 batches, open their databases with the same settings, and take turns commit by commit, so that what else the machine does
 strikes both; a batch is read once before, so that it is as near as one just made. A plain batch puts keys that have their
-table's prefix already, and writes. Compared are the medians of the commits of a round, which a commit that had to wait for
+table's prefix already, and writes. A durable one is made a second time by a thread, as where an event loop is not to wait
+for the disk (the store does so). Compared are the medians of the commits of a round, which a commit that had to wait for
 a processor does not move; rates and p95 are of all rounds.
 """
 
@@ -16,6 +17,7 @@ import importlib.util
 import statistics
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from nodewright_memory.disk import MemoryDisk
 from nodewright_memory.store import MemoryStore
 
 NONE = Dependencies()
+STORE, PLAIN, APART = "store", "plain", "plain in a thread"
 Rows = dict[str, dict[bytes, bytes | None]]
 
 
@@ -83,6 +86,10 @@ def write_plain(database: Any, rows: list[tuple[bytes, bytes | None]], durable: 
     batch.write()
 
 
+async def write_here(database: Any, rows: list[tuple[bytes, bytes | None]], durable: bool) -> None:
+    write_plain(database, rows, durable)
+
+
 def touch(rows: list[tuple[bytes, bytes | None]]) -> None:
     """Bring them to the processor, as where a batch was made just now."""
     for key, value in rows:
@@ -91,25 +98,29 @@ def touch(rows: list[tuple[bytes, bytes | None]]) -> None:
 
 async def measure(
     batches: list[WriteBatch], plain: list[list[tuple[bytes, bytes | None]]], durable: bool
-) -> tuple[Any, Any]:
-    """Seconds of each commit: (of the store, of plain plyvel)."""
-    ours, theirs = [], []
+) -> dict[str, list[float]]:
+    """Seconds of each commit, by who made it."""
     config = LevelDBConfig()
+    options = database_options(config)
+    seconds: dict[str, list[float]] = {name: [] for name in (STORE, PLAIN, APART)[: 2 + durable]}
     with tempfile.TemporaryDirectory() as folder:
-        database = plyvel.DB(str(Path(folder, "plain")), create_if_missing=True, **database_options(config))
+        databases = [plyvel.DB(str(Path(folder, name)), create_if_missing=True, **options) for name in (PLAIN, APART)]
         async with open_leveldb(config, NONE, LocalEnvironment(Path(folder, "store"))) as store:
             for turn, (batch, rows) in enumerate(zip(batches, plain, strict=True)):
-                for which in (0, 1) if turn % 2 else (1, 0):
-                    touch(rows if which else [row for table in batch.tables.values() for row in table.items()])
+                calls: dict[str, Callable[[], Awaitable[None]]] = {
+                    STORE: partial(store.commit, batch, durable),
+                    PLAIN: partial(write_here, databases[0], rows, durable),
+                    APART: partial(trio.to_thread.run_sync, write_plain, databases[1], rows, durable),
+                }
+                names = list(seconds)
+                for name in names[turn % len(names) :] + names[: turn % len(names)]:
+                    touch([row for table in batch.tables.values() for row in table.items()] if name == STORE else rows)
                     start = time.perf_counter()
-                    if which:
-                        write_plain(database, rows, durable)
-                        theirs.append(time.perf_counter() - start)
-                    else:
-                        await store.commit(batch, durable)
-                        ours.append(time.perf_counter() - start)
-        database.close()
-    return ours, theirs
+                    await calls[name]()
+                    seconds[name].append(time.perf_counter() - start)
+        for database in databases:
+            database.close()
+    return seconds
 
 
 def told(seconds: list[float], rows: float) -> str:
@@ -128,19 +139,19 @@ def main() -> None:
     plain = prefixed(batches)
     rows = sum(map(len, plain))
     for durable in (False, True):
-        ratios = []
-        store: list[float] = []
-        other: list[float] = []
+        found: dict[str, list[float]] = {}
+        ratios: dict[str, list[float]] = {}
         for _ in range(options.rounds):
-            ours, theirs = trio.run(partial(measure, batches, plain, durable))
-            ratios.append(statistics.median(theirs) / statistics.median(ours))
-            store += ours
-            other += theirs
-        print(
-            f"{'durable' if durable else 'not durable':12} store {told(store, rows / len(batches))}   plain "
-            f"{told(other, rows / len(batches))}   store / plain, median of {options.rounds} rounds: "
-            f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        )
+            seconds = trio.run(partial(measure, batches, plain, durable))
+            for name, taken in seconds.items():
+                found.setdefault(name, []).extend(taken)
+                ratios.setdefault(name, []).append(statistics.median(taken) / statistics.median(seconds[STORE]))
+        for name, taken in found.items():
+            of, kind = ratios[name], "durable" if durable else "not durable"
+            print(
+                f"{kind:12} {name:17} {told(taken, rows / len(batches))}   store / this, "
+                f"median of {options.rounds} rounds: {statistics.median(of):.2f} ({min(of):.2f} to {max(of):.2f})"
+            )
 
 
 if __name__ == "__main__":
