@@ -11,7 +11,9 @@ import trio
 from nodewright.errors import ControlRefused
 from nodewright_nightshade.safety import Safety
 
-RECORD = {"Account": {"account_id": "rich.sandbox", "account": {"amount": "5", "locked": "0", "storage_usage": 182}}}
+RECORD: dict[str, Any] = {
+    "Account": {"account_id": "rich.sandbox", "account": {"amount": "5", "locked": "0", "storage_usage": 182}}
+}
 
 
 def test_records_and_jumps(tell: Any, near: Any) -> None:
@@ -33,6 +35,26 @@ def test_records_and_jumps(tell: Any, near: Any) -> None:
                 await node.consensus.control("sandbox_fast_forward", delta_height=wrong)
         with pytest.raises(ControlRefused):
             await node.consensus.control("sandbox_patch_state", records=[{"Account": {}}])
+
+    tell(story)
+
+
+def test_a_record_that_was_answered_outlives_the_node(tell: Any, near: Any) -> None:
+    """Killed as soon as the call is answered, long before the block is final."""
+
+    async def story(world: Any) -> None:
+        (node,) = await world.found(local=True)
+        for amount in range(1, 6):
+            account = {**RECORD["Account"]["account"], "amount": str(amount)}
+            await node.consensus.control(
+                "sandbox_patch_state", records=[{"Account": {"account_id": "rich.sandbox", "account": account}}]
+            )
+            await node.kill()
+            await node.start()
+            assert await node.balance("rich.sandbox") == amount
+            height = node.height
+            await near.until(lambda: node.final > height + 1, 30)  # noqa: B023 - it is waited for here
+            assert await node.balance("rich.sandbox") == amount
 
     tell(story)
 
