@@ -124,7 +124,7 @@ class Chain:
 
     def consider(self, block: Block, record: Record) -> None:
         """A block that may be ordered: it is run at once where the execution can."""
-        if not self._single:
+        if not self._single and block.epoch == self.epoch.number:
             self._start(block, record)
 
     def _start(self, block: Block, record: Record) -> Run:
@@ -138,8 +138,8 @@ class Chain:
     async def order(self, blocks: Sequence[tuple[Block, Record]], alive: Collection[bytes]) -> None:
         """These are next, oldest first; of those that are neither ordered nor ``alive`` nothing will become."""
         for block, record in blocks:
-            if block.height <= self.head().height:
-                continue
+            if block.height <= self.head().height or block.epoch != self.epoch.number:
+                continue  # the rules of an epoch that has ended may not know it yet
             run = self._start(block, record)
             self.ordered.append(run)
             run.ordered.set()
@@ -179,7 +179,9 @@ class Chain:
                 await self._moved.wait()
         if parent == self.head():
             return self.done
-        below = self._runs[parent.id]
+        below = self._runs.get(parent.id)
+        if below is None:
+            return None
         await below.finished.wait()
         if below.ran is None or below.ran.done.info.next is not None:
             return None
@@ -220,14 +222,17 @@ class Chain:
 
     def voted(self, vote: LedgerVote) -> bool:
         """An authentic vote of this epoch; False where its author signed two outcomes of a height."""
+        if vote.info.epoch != self.epoch.number:
+            return True
         good = self.ledger.voted(vote)
         self._work.set()
         return good
 
     def certified(self, certificate: LedgerCertificate) -> None:
         """A valid certificate of this epoch."""
-        self.ledger.certified(certificate)
-        self._work.set()
+        if certificate.info.epoch == self.epoch.number:
+            self.ledger.certified(certificate)
+            self._work.set()
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:

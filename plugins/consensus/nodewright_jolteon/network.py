@@ -100,6 +100,9 @@ class Network:
         if peer is not None:
             self._transport.penalise(peer, points, reason)
 
+    def accuse(self, key: bytes, points: int, reason: str) -> None:
+        self.blame(self._identities.peer(key), points, reason)
+
     # --- hearing ---
 
     async def run(self) -> None:

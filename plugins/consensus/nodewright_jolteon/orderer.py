@@ -59,6 +59,7 @@ MAX_LAG_PROPOSED = 24
 BACKOFF = 1.2
 MAX_BACKOFF = 6
 FUTURE_SECONDS = 10
+LIAR_POINTS = 25
 PROOFS_BYTES = MAX_BLOCK_BYTES - 256 * 1024
 
 Fact = Callable[[], Awaitable[None]]
@@ -76,7 +77,11 @@ class Outward(Protocol):
     def ask(self, peer: bytes) -> None:
         """For the blocks that this peer has and this node lacks."""
 
-    def blame(self, peer: bytes | None, points: int, reason: str) -> None: ...
+    def blame(self, peer: bytes | None, points: int, reason: str) -> None:
+        """Who sent it; None where nobody did."""
+
+    def accuse(self, key: bytes, points: int, reason: str) -> None:
+        """The node of the validator that signed it, where it is known."""
 
 
 class Nobody:
@@ -95,6 +100,9 @@ class Nobody:
         return
 
     def blame(self, peer: bytes | None, points: int, reason: str) -> None:
+        return
+
+    def accuse(self, key: bytes, points: int, reason: str) -> None:
         return
 
 
@@ -173,8 +181,8 @@ class Orderer:
         await self.submit(self._allowed)
 
     async def _allowed(self) -> None:
-        self.rules.may_sign = True
-        await self._sign_as(self.rules.me)
+        _, self.rules.may_sign = self._chain.safety.of(self._chain.epoch)
+        await self._sign_as(self.rules.me if self.rules.may_sign else None)
         await self._perform(self.rules.start())
 
     async def restore(self, blocks: Sequence[Block]) -> None:
@@ -233,7 +241,7 @@ class Orderer:
             effects += rules.gave_up(block.timeout)
         await self._perform(effects)
         if block.parent != rules.root and block.parent.id not in rules.blocks:
-            if len(self._held) < MAX_HELD:
+            if sum(map(len, self._held.values())) < MAX_HELD:
                 self._held.setdefault(block.parent.id, {})[block.id] = block, peer
             if peer is not None:
                 self.outward.ask(peer)
@@ -244,6 +252,9 @@ class Orderer:
             return
         if block.time > (self._environment.now() + FUTURE_SECONDS) * MICROSECONDS:
             return  # it may come again when its time is near
+        if rules.crowded(block):
+            self._accuse(block.author, "more blocks of one round than are kept")
+            return
         await self._chain.store.put_block(block)
         effects = rules.insert(block)
         if block.id in rules.blocks:
@@ -275,6 +286,10 @@ class Orderer:
         above = self.rules.ancestors(on) or []
         blocks = [*(run.block for run in self._chain.ordered), *above]
         return {proof.info.digest for block in blocks for proof in block.proofs}
+
+    def _accuse(self, validator: int, reason: str) -> None:
+        """Who signed something that proves that it lies."""
+        self.outward.accuse(self.rules.epoch.validators.key(validator), LIAR_POINTS, reason)
 
     def _refused(self, block: Block, peer: bytes | None, reason: str) -> None:
         self._events.publish("block_refused", {"hash": block.id.hex(), "height": block.height, "reason": reason})
@@ -352,6 +367,7 @@ class Orderer:
         self._environment.logger.warning(
             "a validator signs two things for one round", validator=key.hex(), round=effect.round, what=effect.what
         )
+        self._accuse(effect.validator, f"it signs two things for round {effect.round}")
         self._events.publish(
             "equivocation", {"validator": key.hex(), "round": effect.round, "what": effect.what, "hashes": [first, other]}
         )

@@ -173,6 +173,11 @@ class Rules:
             return "its author does not lead its round"
         return None
 
+    def crowded(self, block: Block) -> bool:
+        """Whether its round has as many blocks as are kept, and none of them waits for this one."""
+        others = self._proposals.get(block.round, ())
+        return len(others) >= BLOCKS_OF_A_ROUND and self.safety.certificate.block.id != block.id
+
     def insert(self, block: Block) -> list[Effect]:
         """A stored block without a ``refusal``. Its certificates count at once; a vote waits for ``vote``."""
         if block.id in self.blocks or block.height <= self.root.height:
@@ -181,7 +186,7 @@ class Rules:
         others = self._proposals.setdefault(block.round, [])
         if others:
             effects.append(Equivocated(block.author, block.round, "block", (others[0], block.id)))
-        if len(others) >= BLOCKS_OF_A_ROUND and self.safety.certificate.block.id != block.id:
+        if self.crowded(block):
             return effects
         others.append(block.id)
         self.records[block.id] = self._record(block, self.path(block.parent.id))

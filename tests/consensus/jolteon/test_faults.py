@@ -411,3 +411,24 @@ def test_garbage_on_every_channel_is_scored_and_harms_nothing(play: Callable[...
         await mallory.aclose()
 
     play(story)
+
+
+def test_what_the_rules_of_an_ended_epoch_still_say_is_not_heard(play: Callable[..., Any], kit: Any) -> None:
+    """Between the end of an epoch and its new rules a block on top of the old ones may still be ordered by them."""
+
+    async def story(world: Any) -> None:
+        nodes = kit.network(world, kit.names[:1], "registry")
+        (node,) = nodes
+        await world.start()
+        chain, rules = node.consensus.chain, node.consensus.orderer.rules
+        await world.until(lambda: rules.blocks)
+        stale = [(block, rules.records[block.id]) for block in rules.blocks.values()]
+        await world.submit(node, register(kit, kit.alice, 0, 0, 3, True))
+        await world.until(lambda: chain.epoch.number == 2)
+        fresh = [(attrs.evolve(block, ref=attrs.evolve(block.ref, height=node.height + 1)), one) for block, one in stale]
+        await chain.order(fresh, node.consensus.orderer.rules.blocks)
+        chain.consider(*fresh[0])
+        height = node.height
+        await world.until(lambda: node.height > height + 3)
+
+    play(story)
