@@ -115,3 +115,15 @@ def test_an_empty_tree_and_one_leaf() -> None:
     assert tree.root() == hashing.EMPTY_TREE
     tree.add(rows([b"\x7f" * 32]), rows([b"v" * 32]))
     assert tree.root() == sha3_256(hashing.TREE_LEAF + b"\x7f" * 32 + b"v" * 32).digest()
+
+
+def test_a_key_that_comes_twice_is_refused() -> None:
+    from nodewright_aptos.columnar.tree import ColumnarTree
+
+    key = b"\x70" * 32
+    with pytest.raises(ValueError, match="same key"):
+        ColumnarTree().add(rows([key, key]), rows([key, key]))
+    tree = ColumnarTree()
+    tree.add(rows([b"\x71" + bytes([at]) * 31 for at in range(40)]), rows([key] * 40))
+    with pytest.raises(ValueError, match="same key"):
+        tree.add(rows([b"\x71" + bytes(31)]), rows([key]))

@@ -197,8 +197,12 @@ async def load(
             await environment.offload(ledgerkernels.decode, rows, data, stamps, height)
             durable._parts[height] = durable._parts.get(height, 0) + 1
         after = page_of_rows.after
-    await environment.offload(ledger.restore, names, rows, applied.supply)
+    wrong = StoreCorrupt("stores.state has other accounts than its root says: restore this store from a copy")
+    try:
+        await environment.offload(ledger.restore, names, rows, applied.supply)
+    except ValueError as error:
+        raise wrong from error
     durable._paged = ledger.count
     if ledger.tree is not None and ledger.tree.root() != applied.root:
-        raise StoreCorrupt("stores.state has other accounts than its root says: restore this store from a copy")
+        raise wrong
     return ledger, durable, applied

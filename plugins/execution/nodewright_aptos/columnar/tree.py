@@ -10,6 +10,7 @@ thread of its own (``update`` of one shard is one job). Their sixteen tops are p
 Invariants
 - Between calls every slot of every shard holds the hash of what stands in it, and nothing is marked dirty.
 - A root depends on the set of (key hash, value hash) alone, not on the order in which leaves came or went.
+- No two leaves have one key; the tree in which somebody tried (ValueError) is not used again.
 - A leaf keeps its code until it is removed, whatever is inserted or built anew around it.
 
 Not here: values, state keys, versions. Needs the compiled kernels (``nodewright.kernels.switch``).
@@ -148,6 +149,8 @@ class Shard:
                 )
                 if nodes >= 0:
                     break
+                if nodes == -2:
+                    raise ValueError("two leaves of a tree have the same key")
                 self._grow_nodes()
             self.nodes = int(nodes)
         self.update(rows)
@@ -213,6 +216,8 @@ class Shard:
             )
             if nodes >= 0:
                 break
+            if nodes == -2:
+                raise ValueError("two leaves of a tree have the same key")
             room *= 2
         self.nodes = self.built = int(nodes)
         self._rehash(rows)

@@ -57,7 +57,8 @@ def build(
     leaf_hashes: Any,
     empty: Any,
 ) -> Any:
-    """The nodes over the leaves ``order`` (sorted by key, two or more). Returns how many; -1 where the arrays have no room.
+    """The nodes over the leaves ``order`` (sorted by key, two or more). How many; -1: the arrays have no room; -2: two keys
+    are the same.
 
     ``ranges``: scratch of two int64 per node (which leaves are under it). ``levels`` (MAX_DEPTH + 1,): where the nodes of
     each depth begin. ``leaf_hashes`` (leaves, 4): of every leaf of ``order``. ``empty``: the 32 bytes of an empty subtree.
@@ -73,6 +74,8 @@ def build(
     for d in range(level + 1):
         levels[d] = 0
     while first < last:
+        if level == MAX_DEPTH:
+            return -2
         after = last
         for node in range(first, last):
             low, high = ranges[2 * node], ranges[2 * node + 1]
@@ -145,7 +148,7 @@ def insert(
     empty: Any,
 ) -> Any:
     """Give ``leaf``, whose key no other leaf has, its place below the existing nodes (at least one). Returns the number of
-    nodes after it; -1 where there is no room for them, and then nothing has changed."""
+    nodes after it; -1 where there is no room for them, -2 where another leaf has its key; then nothing has changed."""
     node = np.int64(0)
     level = np.int64(SHARD_BITS)
     blank = empty.view(np.uint64)
@@ -164,6 +167,8 @@ def insert(
     fork = level + 1
     while _bit(payload, leaf, fork) == _bit(payload, other, fork):
         fork += 1
+        if fork == MAX_DEPTH:
+            return -2
     if nodes + fork - level > node_slot.shape[0]:
         return -1
     old = np.int64(slot)
