@@ -132,9 +132,12 @@ class Admitter:
         return None
 
 
-def select(candidates: Sequence[Candidate], reservations: Reservations, state: State, limits: Limits) -> Selection:
+def select(
+    candidates: Sequence[Candidate], reservations: Reservations, state: State, limits: Limits, time: int
+) -> Selection:
     """Those that run one after the other on this state, in order: of each sender by sequence number, none of which is
-    missing, and none that its payer might be unable to pay for once all that is reserved before it has run. Others wait."""
+    missing, and none that its payer might be unable to pay for once all that is reserved before it has run. Others wait,
+    until they expire: ``time`` is the ledger's, in whole Unix seconds."""
     chosen: list[Candidate] = []
     deferred: list[Candidate] = []
     rejected: dict[bytes, str] = {}
@@ -145,6 +148,9 @@ def select(candidates: Sequence[Candidate], reservations: Reservations, state: S
             rejected[candidate.id] = "its sequence number was used by another transaction"
             continue
         transaction = held.transaction
+        if transaction.expires_at <= time:
+            rejected[candidate.id] = f"TRANSACTION_EXPIRED: it expired at {transaction.expires_at}"
+            continue
         fits = (
             len(chosen) < limits.max_count and candidate.size <= room and (not limits.max_gas or transaction.max_gas <= gas)
         )

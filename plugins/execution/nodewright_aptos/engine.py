@@ -168,8 +168,8 @@ class AptosEngine:
 
     async def select(self, parent: BlockRef, candidates: Sequence[Candidate], limits: Limits) -> Selection:
         held = [known.transaction for one in candidates if (known := self.reservations.by_id.get(one.id)) is not None]
-        state, _ = await self._state_near(parent, 0, admission.state_keys(held))
-        return admission.select(candidates, self.reservations, state, limits)
+        state, block = await self._state_near(parent, 0, admission.state_keys(held))
+        return admission.select(candidates, self.reservations, state, limits, block.seconds)
 
     async def prologue(self, context: BlockContext) -> Prologue:
         return blocks.prologue_of(context)
