@@ -139,16 +139,20 @@ const bob = Account.generate({ scheme: SigningSchemeInput.Ed25519, legacy: false
 const payer = Account.generate();
 const options = { timeoutSecs: 20, checkSuccess: true };
 
-await aptos.fundAccount({ accountAddress: alice.accountAddress, amount: 1_000_000_000, options: { waitForIndexer: false } });
-await aptos.fundAccount({ accountAddress: bob.accountAddress, amount: 0, options: { waitForIndexer: false } });
-await aptos.fundAccount({ accountAddress: payer.accountAddress, amount: 200_000_000, options: { waitForIndexer: false } });
+const fund = async ({ accountAddress }, amount) =>
+  await aptos.fundAccount({ accountAddress, amount, options: { waitForIndexer: false } });
+await fund(alice, 1_000_000_000);
+await fund(bob, 0);
+await fund(payer, 200_000_000);
 assert.equal((await aptos.getLedgerInfo()).chain_id, 4);
 
-const balance = async (account) => await aptos.getBalance({ accountAddress: account.accountAddress, asset: "0x1::aptos_coin::AptosCoin" });
+const APT = "0x1::aptos_coin::AptosCoin";
+const balance = async ({ accountAddress }) => await aptos.getBalance({ accountAddress, asset: APT });
 assert.equal(await balance(alice), 1_000_000_000);
 assert.equal(await balance(bob), 0);
 
-const transfer = await aptos.transferCoinTransaction({ sender: alice.accountAddress, recipient: bob.accountAddress, amount: 400_000_000 });
+const [sender, recipient] = [alice.accountAddress, bob.accountAddress];
+const transfer = await aptos.transferCoinTransaction({ sender, recipient, amount: 400_000_000 });
 const [simulated] = await aptos.transaction.simulate.simple({ signerPublicKey: alice.publicKey, transaction: transfer });
 assert.ok(simulated.success, simulated.vm_status);
 const sent = await aptos.signAndSubmitTransaction({ signer: alice, transaction: transfer });
@@ -176,7 +180,9 @@ assert.ok((await aptos.waitForTransaction({ transactionHash: pending.hash, optio
 assert.equal(await balance(bob), before - 7);
 
 // views, resources, modules, blocks, transactions
-const [seen] = await aptos.view({ payload: { function: "0x1::coin::balance", typeArguments: ["0x1::aptos_coin::AptosCoin"], functionArguments: [bob.accountAddress.toString()] } });
+const functionArguments = [recipient.toString()];
+const payload = { function: "0x1::coin::balance", typeArguments: [APT], functionArguments };
+const [seen] = await aptos.view({ payload });
 assert.equal(Number(seen), await balance(bob));
 assert.equal((await aptos.getAccountInfo({ accountAddress: alice.accountAddress })).sequence_number, "1");
 assert.ok((await aptos.getAccountResources({ accountAddress: alice.accountAddress })).length >= 2);
@@ -191,13 +197,15 @@ assert.equal((await aptos.getAccountTransactions({ accountAddress: alice.account
 const refused = async (code, sender, options, signer = sender) => {
   await assert.rejects(
     async () => await aptos.signAndSubmitTransaction({ signer, transaction: await simple(sender, { options }) }),
-    (error) => { assert.equal(error.status, 400); assert.equal(error.data.error_code, "vm_error"); assert.match(error.message, code); return true; },
+    (error) => error.status === 400 && error.data.error_code === "vm_error" && code.test(error.message),
   );
 };
 await refused(/SEQUENCE_NUMBER_TOO_OLD/, alice, { accountSequenceNumber: 0 });
 await refused(/TRANSACTION_EXPIRED/, alice, { expireTimestamp: Math.floor(Date.now() / 1000) - 100 });
 const stranger = Account.generate();
-await assert.rejects(aptos.getAccountResource({ accountAddress: stranger.accountAddress, resourceType: "0x1::account::Account" }), (error) => error.status === 404);
+const { accountAddress } = stranger;
+const resourceType = "0x1::account::Account";
+await assert.rejects(aptos.getAccountResource({ accountAddress, resourceType }), (error) => error.status === 404);
 await refused(/SENDING_ACCOUNT_DOES_NOT_EXIST/, stranger, { accountSequenceNumber: 0 });
 console.log("all done");
 """
