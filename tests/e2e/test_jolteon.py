@@ -1,9 +1,11 @@
-"""``jolteon × bitcoin`` from its example file: four processes order payments by votes; one is killed, it comes back."""
+"""``jolteon × bitcoin`` from its example file: four processes order payments by votes; one is killed, it comes back. The
+packages of Aptos's family cannot be imported there, as if they were not installed."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +25,16 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "jolteon-bitcoin.toml"
 ADDRESS = "mrCDrCybB6J1vRfbwM5hemdJz73FwDBC8r"
 PATIENCE_SECONDS = 120.0
 NODES = 4
+WITHOUT = """
+import sys
+
+class Gone:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0].startswith("nodewright_aptos"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Gone())
+"""
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
@@ -58,6 +70,7 @@ class Member:
                 "consensus.local_validators": str(NODES),
                 "consensus.local_validator": str(number),
             },
+            environment={**os.environ, "PYTHONPATH": str(folder / "without")},
         )
         self.process.start()
         self.client = BsvClient(self.process.service("bsv_api"), self.process.data_dir / ".cookie")
@@ -85,6 +98,8 @@ class Member:
 @pytest.fixture
 def members(tmp_path: Path) -> Iterator[tuple[list[Member], Callable[[int], Member]]]:
     found: list[Member] = []
+    (tmp_path / "without").mkdir()
+    (tmp_path / "without" / "sitecustomize.py").write_text(WITHOUT)
 
     def start(number: int) -> Member:
         peers = [str(member.process.info["transport"]) for member in found if member.process.alive()]
