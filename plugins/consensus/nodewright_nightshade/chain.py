@@ -101,7 +101,7 @@ class Chain:
     # Called for a tracked shard before its run in a block that became final is committed.
     before_commit: Callable[[Held, int], Awaitable[None]] | None = None
     # Called once a block that ends its epoch is final, and the state here is that after it.
-    epoch_ended: Callable[[Held], Awaitable[None]] | None = None
+    epoch_ended: list[Callable[[Held], Awaitable[None]]] = field(factory=list)
     # Blocks are taken without the bodies of their chunks, while nothing is tracked: see ``statesync``.
     light: bool = False
     _moved: trio.Event = field(factory=trio.Event)
@@ -279,6 +279,20 @@ class Chain:
 
     async def epoch(self, id: bytes) -> Epoch:
         return self.epochs.add(await self.epoch_set(id))
+
+    async def epoch_start(self, held: Held, before: int) -> int:
+        """The first height of the epoch so many before that of a final block."""
+        start = held.info.epoch_start
+        for _ in range(before):
+            last: Held | None = None
+            for height in range(start - 1, self.root.info.height, -1):
+                last = await self.at(height)
+                if last is not None:
+                    break
+            if last is None:
+                return self.root.info.height
+            start = last.info.epoch_start
+        return start
 
     def chunk_epoch(self, parent: Info) -> bytes:
         """The epoch by which a block on this parent, and the chunks on it, are made and checked."""
@@ -505,8 +519,9 @@ class Chain:
             self.head = max((one for one in self.held.values()), key=lambda one: one.info.height)
         held.placed, held.evicted = {}, {}
         self._forget_old()
-        if self.epoch_ended is not None and blocks.ends_epoch(info, self.genesis.network):
-            await self.epoch_ended(held)
+        if blocks.ends_epoch(info, self.genesis.network):
+            for tell in self.epoch_ended:
+                await tell(held)
         self.events.publish(
             "finalised",
             {

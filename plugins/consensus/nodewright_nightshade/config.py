@@ -6,6 +6,8 @@ import attrs
 
 from nodewright.plugins.specs import setting
 
+MIN_KEPT = 4
+
 
 @attrs.define
 class NightshadeConfig:
@@ -25,6 +27,12 @@ class NightshadeConfig:
     )
     state_sync_epochs: int = setting(
         3, help="this many epochs behind, a node fetches the state of its shards and runs what follows; 0: never", minimum=0
+    )
+    keep_epochs: int = setting(
+        0,
+        help="bodies of chunks and what they came to are kept of so many epochs, older ones deleted; 0: all are kept; who "
+        "is further behind needs state_sync_epochs",
+        minimum=0,
     )
     endorsement_seconds: float = setting(0.6, help="a tip is endorsed this long after it came", minimum=0.0, maximum=60)
     min_delay_seconds: float = setting(1.8, help="a height is skipped after this at the earliest", minimum=0.05, maximum=60)
@@ -52,6 +60,9 @@ def check(config: NightshadeConfig) -> list[str]:
         return ["validator and local_validator are both set: keep one"]
     if config.track not in ("all", "assigned"):
         return [f"track is all or assigned, not {config.track!r}"]
+    if 0 < config.keep_epochs < MIN_KEPT or 0 < config.keep_epochs <= config.state_sync_epochs:
+        least = max(MIN_KEPT, config.state_sync_epochs + 1)
+        return [f"keep_epochs is 0 (all) or at least {least}: others may need what the last epochs brought"]
     if config.min_delay_seconds > config.max_delay_seconds:
         return ["min_delay_seconds is more than max_delay_seconds"]
     return []

@@ -28,7 +28,7 @@ from nodewright_near.borsh import encode
 from nodewright_near.headers import BLOCK_HEADER
 from nodewright_near.primitives import key_text
 from nodewright_nightshade import genesis as genesis_rules
-from nodewright_nightshade import keys, local, recovery, sandbox, selection, witness
+from nodewright_nightshade import keys, local, pruning, recovery, sandbox, selection, witness
 from nodewright_nightshade.chain import Chain, Held
 from nodewright_nightshade.chunking import Chunk
 from nodewright_nightshade.config import NightshadeConfig
@@ -89,6 +89,8 @@ class Nightshade:
         empty = await chain.store.final() is None
         safety = await Safety.open(chain.environment, empty)
         chain.before_commit = self._before_commit
+        if self._config.keep_epochs:
+            chain.epoch_ended.append(self._prune)
         await recovery.recover(chain)
         self._check_tracked()
         if not self._config.save_untracked_partial_chunks_parts:
@@ -131,6 +133,9 @@ class Nightshade:
                 f"execution.kept leaves out {lacking}, which consensus.track = {self._config.track!r} needs: set "
                 f"execution.kept = {sorted(wanted | chain.tracked)}"
             )
+
+    async def _prune(self, held: Held) -> None:
+        await pruning.prune(self.chain, held, self._config.keep_epochs)
 
     def _can_fetch(self) -> bool:
         """Whether there are states of ended epochs to be had from others."""

@@ -72,7 +72,7 @@ class StateSync:
         self._cut: dict[bytes, bytes] = {}
         self._named: dict[BlockRef, bytes] = {}  # block of a target → the one by which it is asked for
         transport.provide(BODY_STATE, self)
-        chain.epoch_ended = self._share
+        chain.epoch_ended.append(self._share)
 
     # --- for others ---
 

@@ -286,6 +286,23 @@ class ChainStore:
             batch.put(CHUNKS, chunk.hash, encode(StoredChunk(chunk.header, chunk.body)))
         await self._commit(batch)
 
+    async def prune(self, blocks: Sequence[Block], end: int) -> None:
+        """Bodies and runs of these blocks go; ``end``: the height up to which that is done."""
+        batch = WriteBatch()
+        for block in blocks:
+            id = block.hash
+            for shard, header in enumerate(block.body.chunks):
+                if block.is_new(shard):
+                    batch.delete(CHUNKS, header.hash())
+                    batch.delete(PARTS, header.hash())
+                    batch.delete(RUNS, _run_key(id, shard))
+        batch.put(META, b"pruned", _height(end))
+        await self._commit(batch)
+
+    async def pruned(self) -> int:
+        """Below this height bodies and runs are gone."""
+        return int.from_bytes(await self._one(META, b"pruned") or b"", "big")
+
     # --- state on its way in: see ``statesync`` ---
 
     async def put_light(self, light: bool) -> None:
