@@ -51,11 +51,11 @@ from nodewright_aptos.functions import Functions
 from nodewright_aptos.genesis import genesis_version
 from nodewright_aptos.prologue import Problem, check_form
 from nodewright_aptos.queries import Queries
-from nodewright_aptos.records import number, read_transaction
+from nodewright_aptos.records import TransactionRow, number, read_transaction
 from nodewright_aptos.reservations import Reservations
 from nodewright_aptos.signatures import Verified, check_signatures
 from nodewright_aptos.state import BlockEnvironment
-from nodewright_aptos.statestore import Stale, StateStore, Version
+from nodewright_aptos.statestore import Stale, StateStore, Version, sound
 from nodewright_aptos.transactions import (
     UserTransaction,
     decode_block_metadata,
@@ -282,8 +282,8 @@ class AptosEngine:
         for at, raw in zip(versions, raws, strict=True):
             if raw is None:
                 raise StoreCorrupt(f"stores.state lacks the transaction at version {at}: restore it from a copy")
-            entry = read_transaction(at, raw)
-            for table, keys in blocks.index_keys(entry).items():
+            entry, keys_of = _read_row(at, raw)
+            for table, keys in keys_of.items():
                 batch.delete_many(table, keys)
             user = blocks.user_of(entry)
             if user is not None:
@@ -303,6 +303,16 @@ class AptosEngine:
     async def query(self, view: View, kind: str, **arguments: Any) -> Any:
         """See ``queries``."""
         return await self._queries.answer(view, kind, arguments)
+
+
+def _read_row(version: int, raw: bytes) -> tuple[TransactionRow, dict[str, list[bytes]]]:
+    """A transaction of the ledger, and the keys of all that is kept of it. Raises StoreCorrupt."""
+
+    def read() -> tuple[TransactionRow, dict[str, list[bytes]]]:
+        row = read_transaction(version, raw)
+        return row, blocks.index_keys(row)
+
+    return sound(f"the transaction at version {version}", read)
 
 
 def _identify(raw: bytes) -> bytes | None:

@@ -36,7 +36,7 @@ from nodewright_aptos.jmt import Proof
 from nodewright_aptos.ledger import BlockInfo, Event, LedgerInfo
 from nodewright_aptos.modules import module_abis
 from nodewright_aptos.prologue import Problem
-from nodewright_aptos.records import BlockRow, TransactionRow, number, read_block, read_transaction
+from nodewright_aptos.records import BlockRow, TransactionRow, number, read_transaction
 from nodewright_aptos.resources import (
     account_key,
     authentication_key_of,
@@ -47,7 +47,7 @@ from nodewright_aptos.resources import (
 from nodewright_aptos.runtime import run_transaction
 from nodewright_aptos.state import KEPT, Abort, Absent, BlockEnvironment, Output, materialise
 from nodewright_aptos.statekeys import address_prefix, key_hash, resource_key, resource_of, table_key
-from nodewright_aptos.statestore import Held, Loaded, Stale, StateStore, Version
+from nodewright_aptos.statestore import Held, Loaded, Stale, StateStore, Version, block_of, sound
 from nodewright_aptos.transactions import (
     decode_transaction,
     encode_user,
@@ -239,7 +239,7 @@ class Queries:
 
     async def _ledger(self, held: Held) -> LedgerState:
         (raw,) = await self._state.store.get_many(records.BLOCKS, [number(self._state.oldest)])
-        oldest, row = held.row if raw is None else read_block(raw), held.row
+        oldest, row = held.row if raw is None else block_of(raw), held.row
         return LedgerState(
             self._chain_id,
             row.epoch,
@@ -339,7 +339,7 @@ class Queries:
         if not 0 <= version < 1 << 64:
             return None
         (raw,) = await self._rows(which, records.TRANSACTIONS, [number(version)])
-        return None if raw is None else read_transaction(version, raw)
+        return None if raw is None else _row(version, raw)
 
     async def _transaction(
         self, which: Which, hash: bytes | None = None, version: int | None = None
@@ -359,7 +359,7 @@ class Queries:
 
     async def _read_versions(self, which: Which, versions: Sequence[int]) -> list[TransactionRow]:
         raws = await self._rows(which, records.TRANSACTIONS, [number(one) for one in versions])
-        return [read_transaction(one, raw) for one, raw in zip(versions, raws, strict=True) if raw is not None]
+        return [_row(one, raw) for one, raw in zip(versions, raws, strict=True) if raw is not None]
 
     async def _account_transactions(
         self, which: Which, address: bytes, start: int | None = None, limit: int = 25
@@ -397,7 +397,7 @@ class Queries:
         if height is None or not 0 <= height < 1 << 64:
             return None
         (raw,) = await self._state.store.get_many(records.BLOCKS, [number(height)])
-        return None if raw is None else read_block(raw)
+        return None if raw is None else block_of(raw)
 
     async def _transaction_proof(
         self, which: Which, version: int, ledger_version: int | None = None
@@ -412,6 +412,10 @@ class Queries:
             return await self._rows(which, table, keys)
 
         return row.info, await ledgerproofs.prove(read, version, last + 1)
+
+
+def _row(version: int, raw: bytes) -> TransactionRow:
+    return sound(f"the transaction at version {version}", lambda: read_transaction(version, raw))
 
 
 def _is_metadata(asset: str) -> bool:

@@ -13,8 +13,9 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, TypeVar
 
 from attrs import define, field
 
@@ -22,13 +23,30 @@ from nodewright.errors import Pruned, StoreCorrupt
 from nodewright.interfaces.common import BlockRef
 from nodewright.interfaces.storage import MAX_PAGE, KeyValueStore, WriteBatch
 from nodewright_aptos import records
+from nodewright_aptos.bcs import Malformed
+from nodewright_aptos.caches import Cache, NodeCache
 from nodewright_aptos.jmtnodes import Node, decode_node
 from nodewright_aptos.records import BlockRow, number, part_key, read_block
 from nodewright_aptos.state import Absent
 
-_ROW_BYTES: Final = 120
-_NODE_BYTES: Final = 1500
 _UNDO_KEPT: Final = 8
+
+
+T = TypeVar("T")
+
+
+def sound(what: str, read: Callable[[], T]) -> T:
+    """What ``read`` makes of a row. Raises StoreCorrupt where it is not what was written."""
+    try:
+        return read()
+    except Malformed as error:
+        raise StoreCorrupt(
+            f"stores.state: {what} cannot be read ({error}): restore this store from a copy, or sync it anew"
+        ) from error
+
+
+def block_of(raw: bytes) -> BlockRow:
+    return sound("a block", lambda: read_block(raw))
 
 
 class Stale(Exception):
@@ -56,49 +74,6 @@ class Version:
         return self.row.ref
 
 
-class Cache:
-    """Bytes by key within a budget; when it is full, the older half goes."""
-
-    def __init__(self, budget: int) -> None:
-        self._budget = budget
-        self._used = 0
-        self.rows: dict[bytes, bytes | None] = {}
-
-    def update(self, changes: Mapping[bytes, bytes | None]) -> None:
-        rows, used = self.rows, self._used
-        for key, value in changes.items():
-            size = len(value) if value is not None else 0
-            if key in rows:
-                old = rows[key]
-                used += size - (len(old) if old is not None else 0)
-            else:
-                used += len(key) + size + _ROW_BYTES
-            rows[key] = value
-        self._used = used
-        while self._used > self._budget:
-            for old_key in list(rows)[: len(rows) // 2 + 1]:
-                gone = rows.pop(old_key)
-                self._used -= len(old_key) + (len(gone) if gone is not None else 0) + _ROW_BYTES
-
-
-class NodeCache:
-    """Tree nodes by key, as many as fit a budget by a rough measure; when it is full, the older half goes."""
-
-    def __init__(self, budget: int) -> None:
-        self._most = max(budget // _NODE_BYTES, 64)
-        self.rows: dict[bytes, Node] = {}
-
-    def update(self, nodes: Mapping[bytes, Node]) -> None:
-        self.rows.update(nodes)
-        if len(self.rows) > self._most:
-            keys = list(self.rows)
-            self.drop(keys[: len(keys) - self._most // 2])
-
-    def drop(self, keys: Iterable[bytes]) -> None:
-        for key in keys:
-            self.rows.pop(key, None)
-
-
 class StateStore:
     """``versions`` by block id, the applied one among them once there is one. ``history`` blocks before the applied one
     stay readable."""
@@ -119,7 +94,7 @@ class StateStore:
     async def open(self) -> None:
         applied, oldest = await self.store.get_many(records.META, [records.APPLIED, records.OLDEST])
         if applied is not None:
-            self._stand_on(read_block(applied))
+            self._stand_on(sound("the applied block", lambda: read_block(applied)))
             self.oldest = int.from_bytes(oldest or b"", "big")
 
     def _stand_on(self, row: BlockRow, outcome: Any = None) -> None:
@@ -196,9 +171,9 @@ class StateStore:
             (raw,) = await self.store.get_many(records.BLOCKS, [number(oldest)])
             if raw is None:
                 break
-            version = read_block(raw).version
+            version = block_of(raw).version
             rows = await self._parts(records.STALE, version)
-            gone += records.read_stale(list(rows.values()))
+            gone += sound("a list of stale nodes", partial(records.read_stale, list(rows.values())))
             batch.delete_many(records.STALE, rows)
             batch.delete_many(records.UNDO, await self._parts(records.UNDO, oldest))
         if oldest != self.oldest:
@@ -252,8 +227,8 @@ class StateStore:
             raise Pruned(
                 f"block {applied.ref} cannot be undone: execution.history keeps {self.history} blocks; sync this node anew"
             )
-        parent = read_block(raw)
-        before = records.read_undo(list(undo.values()))
+        parent = block_of(raw)
+        before = sound("a reverse record", lambda: records.read_undo(list(undo.values())))
         rows.tables.setdefault(records.STATE, {}).update(before)
         nodes = await self._nodes_of(applied.version)
         rows.delete_many(records.TREE, nodes)
@@ -304,13 +279,14 @@ class StateStore:
         (raw,) = await self.store.get_many(records.BLOCKS, [number(height)])
         if raw is None:
             raise Pruned(f"the state at block {height} is not held any more")
-        return PastView(self, read_block(raw))
+        return PastView(self, block_of(raw))
 
     async def undo(self, height: int) -> dict[bytes, bytes | None]:
         """What a committed block changed, as it was before. A few are kept in memory."""
         known = self._undo.get(height)
         if known is None:
-            known = records.read_undo(list((await self._parts(records.UNDO, height)).values()))
+            rows = list((await self._parts(records.UNDO, height)).values())
+            known = sound("a reverse record", lambda: records.read_undo(rows))
             while len(self._undo) >= _UNDO_KEPT:
                 del self._undo[next(iter(self._undo))]
             self._undo[height] = known
@@ -349,7 +325,8 @@ class StateStore:
         if wanted:
             generation = self._generation
             raws = await self.store.get_many(records.TREE, wanted)
-            fresh = {key: decode_node(raw) for key, raw in zip(wanted, raws, strict=True) if raw is not None}
+            there = {key: raw for key, raw in zip(wanted, raws, strict=True) if raw is not None}
+            fresh = sound("a node of the tree", lambda: {key: decode_node(raw) for key, raw in there.items()})
             found.update(fresh)
             if generation == self._generation:
                 self.nodes.update(fresh)

@@ -328,6 +328,35 @@ async def test_a_crash_at_any_write_leaves_one_block_or_the_other(world: World) 
             assert await w.balance("new") == (9 if on_it else 0)
 
 
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+async def test_a_damaged_row_is_told_of_as_such(world: World, damage: str) -> None:
+    w = await world(PEOPLE).open()
+    await w.block(w.pay("alice", "bob", 5))
+    rows = w.disk.live
+
+    def spoil(table: str, key: bytes | None = None) -> None:
+        for one in [key] if key is not None else list(rows[table].rows):
+            if damage == "gone":
+                del rows[table].rows[one]
+            else:
+                rows[table].rows[one] = rows[table].rows[one][:-1]
+
+    request = w.request([w.pay("alice", "bob", 6)])
+    w.engine.state.nodes.rows.clear()
+    kept = dict(rows["aptos_tree"].rows)
+    spoil("aptos_tree")
+    with pytest.raises(StoreCorrupt, match=r"stores.state"):
+        await w.engine.execute(request)
+    rows["aptos_tree"].rows.update(kept)
+    spoil("aptos_transactions")
+    with pytest.raises(StoreCorrupt, match=r"stores.state"):
+        await w.engine.revert(w.head)
+    if damage == "cut":
+        spoil("aptos_meta", b"applied")
+        with pytest.raises(StoreCorrupt, match=r"stores.state"):
+            await w.engine.open()
+
+
 # --- the past ------------------------------------------------------------------------------------------------------------
 
 
