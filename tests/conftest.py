@@ -23,6 +23,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+# Whole files go to one worker: those that take long begin first, so that none is left over at the end.
+LONG_FIRST = ("tests/consensus/", "tests/e2e/", "tests/integration/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG_FIRST))
+
+
 @pytest.fixture(scope="session")
 def budget(request: pytest.FixtureRequest) -> int:
     return int(request.config.getoption("--budget"))

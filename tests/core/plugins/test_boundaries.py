@@ -16,6 +16,7 @@ import pytest
 # A family's API may import that family's packages for their formats, and a consensus that is one family's alone (its
 # headers are that family's) that family's execution package. Nothing else crosses.
 ALLOWED_BETWEEN_PLUGINS = {
+    ("nodewright_aptos_api", "nodewright_aptos"),
     ("nodewright_bsv_api", "nodewright_bitcoin"),
     ("nodewright_bsv_p2p", "nodewright_bitcoin"),
     ("nodewright_near_api", "nodewright_near"),
@@ -32,6 +33,7 @@ ALLOWED_IMPURE = (
     "nodewright/cli/",
     "nodewright/node/devnet",
     "nodewright/kernels/yardstick.py",
+    "nodewright_aptos/bench/",
     "nodewright_bsv_api/bench/",
     "nodewright_near_api/bench/",
     "nodewright_bsv_p2p/testing/",
