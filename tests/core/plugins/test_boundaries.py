@@ -6,6 +6,7 @@ Read from the source with ``ast``, wherever the packages are installed.
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.metadata
 import importlib.util
 from collections.abc import Iterator
@@ -63,9 +64,10 @@ FORBIDDEN_NAMES = frozenset(
 RANDOM_ALLOWED = frozenset({"random.Random"})  # as a type, or with a seed
 
 
-def plugin_packages() -> set[str]:
+@functools.cache
+def plugin_packages() -> frozenset[str]:
     points = importlib.metadata.entry_points(group="nodewright")
-    return {point.module.split(".")[0] for point in points} - {"nodewright"}
+    return frozenset(point.module.split(".")[0] for point in points) - {"nodewright"}
 
 
 def sources(package: str) -> Iterator[tuple[str, ast.Module]]:
