@@ -17,7 +17,7 @@ from nodewright_wrappers.faulty import FaultyConfig, FaultyStore
 from nodewright_wrappers.write_behind import WriteBehindStore
 
 LIVES = 8
-SEEDS = range(4)
+SEEDS = range(2)
 
 
 class Faults:
