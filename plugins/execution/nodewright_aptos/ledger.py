@@ -13,7 +13,6 @@ from typing import Final
 from attrs import define, field, frozen
 
 from nodewright_aptos import bcs, hashing
-from nodewright_aptos.accumulator import root_of
 from nodewright_aptos.addresses import short_text
 from nodewright_aptos.bcs import Malformed, Reader
 from nodewright_aptos.statekeys import serialised
@@ -129,11 +128,6 @@ def read_event(reader: Reader) -> Event:
     start = reader.at
     read_type(reader)
     return Event(reader.data[start : reader.at], reader.blob(), address, creation, sequence)
-
-
-def event_root(encoded: list[bytes]) -> bytes:
-    """Of a transaction's events, written already, in order."""
-    return root_of(hashing.EVENT_ACCUMULATOR, hashing.digests(hashing.CONTRACT_EVENT, encoded))
 
 
 # --- write sets ------------------------------------------------------------------------------------------------------
