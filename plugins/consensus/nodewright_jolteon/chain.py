@@ -108,6 +108,11 @@ class Chain:
                 return bool(run.ran.done.carried)
         return bool(self.done.carried)
 
+    @property
+    def unsettled(self) -> bool:
+        """Whether more blocks are needed for what this node has ordered: others may not have ordered it yet."""
+        return self.carrying or any(run.block.proofs for run in self.ordered)
+
     async def moved(self) -> None:
         """Until the next commit."""
         await self._moved.wait()

@@ -32,6 +32,7 @@ from nodewright_jolteon.network import Network
 from nodewright_jolteon.orderer import Orderer
 from nodewright_jolteon.quorum import QuorumStore
 from nodewright_jolteon.reads import Reads
+from nodewright_jolteon.sending import Sender
 from nodewright_jolteon.signatures import Signatures
 from nodewright_jolteon.store import ChainStore
 
@@ -84,7 +85,7 @@ class Jolteon:
             signer = local.signer(config.local_validator)
         store = ChainStore(chain)
         signatures = Signatures(verifier, environment)
-        identities = Identities()
+        identities, sender = Identities(), Sender()
         quorum = QuorumStore(
             config,
             rules.parameters,
@@ -97,12 +98,13 @@ class Jolteon:
             transport,
             identities,
             signer,
+            sender,
         )
         parts = Chain(rules, store, execution, pool, events, environment, quorum, signer)
         orderer = Orderer(config, parts, quorum, events, environment, signer)
         network = None
         if transport is not None:
-            network = Network(config, parts, orderer, transport, signatures, identities, signer)
+            network = Network(config, parts, orderer, transport, signatures, identities, signer, sender)
         return cls(parts, orderer, quorum, signer, network)
 
     # --- life ---

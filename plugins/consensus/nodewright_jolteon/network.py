@@ -18,7 +18,6 @@ from functools import partial
 
 import trio
 
-from nodewright.errors import PeerGone
 from nodewright.interfaces.transport import Message, Transport
 from nodewright_jolteon.chain import Chain
 from nodewright_jolteon.codec import Malformed, Reader
@@ -35,6 +34,7 @@ from nodewright_jolteon.forward import Forward
 from nodewright_jolteon.identities import Identities
 from nodewright_jolteon.keys import Signer
 from nodewright_jolteon.orderer import Orderer
+from nodewright_jolteon.sending import Sender
 from nodewright_jolteon.signatures import Signatures
 from nodewright_jolteon.sync import Sync
 
@@ -57,8 +57,10 @@ class Network:
         signatures: Signatures,
         identities: Identities,
         signer: Signer | None,
+        sender: Sender,
     ) -> None:
         self._chain = chain
+        self._sender = sender
         self._orderer = orderer
         self._transport = transport
         self._signatures = signatures
@@ -74,24 +76,25 @@ class Network:
     # --- saying ---
 
     async def broadcast_block(self, block: Block) -> None:
-        await self._blocks.broadcast(block.raw)
+        self._sender.tell_all(self._blocks, block.raw)
+        await trio.lowlevel.checkpoint()
 
     async def send_vote(self, vote: Vote, to: int) -> None:
         payload = b"V" + vote.encode()
         peer = self._identities.peer(self._orderer.rules.epoch.validators.key(to))
         if peer is not None:
-            try:
-                await self._votes.send(peer, payload)
-                return
-            except PeerGone:
-                pass
-        await self._votes.broadcast(payload)
+            self._sender.tell(self._votes, peer, payload)
+        else:
+            self._sender.tell_all(self._votes, payload)
+        await trio.lowlevel.checkpoint()
 
     async def broadcast_timeout(self, timeout: Timeout) -> None:
-        await self._votes.broadcast(b"T" + timeout.encode())
+        self._sender.tell_all(self._votes, b"T" + timeout.encode())
+        await trio.lowlevel.checkpoint()
 
     async def _say_outcome(self, vote: bytes) -> None:
-        await self._votes.broadcast(b"L" + vote)
+        self._sender.tell_all(self._votes, b"L" + vote)
+        await trio.lowlevel.checkpoint()
 
     def ask(self, peer: bytes) -> None:
         self.sync.lacking(peer)
@@ -107,6 +110,7 @@ class Network:
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._sender.run)
             nursery.start_soon(self.sync.run)
             nursery.start_soon(self.forward.run)
             nursery.start_soon(self._hear_blocks)
@@ -140,7 +144,7 @@ class Network:
         if epoch > self._chain.epoch.number:
             self.sync.lacking(peer)
         elif self._may_answer(peer):
-            await self._send(peer, b"W")
+            self._sender.tell(self._votes, peer, b"W")
 
     def _may_answer(self, peer: bytes, seconds: float = ANSWER_SECONDS) -> bool:
         now = self._chain.environment.monotonic()
@@ -150,12 +154,6 @@ class Network:
             self._answered.clear()
         self._answered[peer] = now
         return True
-
-    async def _send(self, peer: bytes, payload: bytes) -> None:
-        try:
-            await self._votes.send(peer, payload)
-        except PeerGone:
-            pass
 
     async def _hear_votes(self) -> None:
         while True:
@@ -234,7 +232,8 @@ class Network:
         if height <= chain.head().height:
             if self._may_answer(peer, CERTIFICATE_SECONDS):
                 (certificate,) = await chain.store.certificates([height])
-                await self._send(peer, b"C" + certificate.encode() if certificate is not None else b"W")
+                answer = b"C" + certificate.encode() if certificate is not None else b"W"
+                self._sender.tell(self._votes, peer, answer)
             return
         if vote.voter >= len(chain.epoch.validators):
             raise Malformed("of a validator that there is not")

@@ -407,7 +407,7 @@ class Orderer:
     def _work(self) -> bool:
         """Whether there is anything for a block to do."""
         chain = self._chain
-        if chain.carrying or any(block.proofs for block in self.rules.blocks.values()):
+        if chain.unsettled or any(block.proofs for block in self.rules.blocks.values()):
             return True
         taken = {proof.info.digest for run in chain.ordered for proof in run.block.proofs}
         return self._quorum.proofs.any_for(taken)
@@ -431,7 +431,7 @@ class Orderer:
                 await environment.sleep(min(early, config.block_seconds))
             patient = environment.monotonic() + config.empty_seconds
             while not self._worth_it(on):
-                idle = not config.produce_empty and not self._chain.carrying
+                idle = not config.produce_empty and not self._chain.unsettled
                 left = math.inf if idle else patient - environment.monotonic()
                 if left <= 0:
                     break

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import trio
 
-from nodewright.errors import BodyTooLarge, NotHere, PeerGone, StoreError, TransportError
+from nodewright.errors import BodyTooLarge, NotHere, StoreError, TransportError
 from nodewright.interfaces.common import BlockRef, Bundle, BundleRef
 from nodewright.interfaces.environment import Environment
 from nodewright.interfaces.execution import BundleInvalid, Execution, Limits
@@ -32,6 +32,7 @@ from nodewright_jolteon.formats import MAX_BATCH_BYTES, BatchInfo, Block, Proof
 from nodewright_jolteon.genesis import MICROSECONDS, Parameters
 from nodewright_jolteon.identities import Identities
 from nodewright_jolteon.keys import Signer
+from nodewright_jolteon.sending import Sender
 from nodewright_jolteon.signatures import Signatures
 from nodewright_jolteon.store import ChainStore
 from nodewright_jolteon.validators import Epoch
@@ -67,7 +68,9 @@ class QuorumStore:
         transport: Transport | None,
         identities: Identities,
         signer: Signer | None,
+        sender: Sender,
     ) -> None:
+        self._sender = sender
         self._config = config
         self._parameters = parameters
         self._store = store
@@ -380,7 +383,7 @@ class QuorumStore:
             info = batch.info
             self._events.publish("bundle_sealed", {"bundle": info.digest.hex(), "count": info.count, "bytes": info.size})
             if self._channel is not None:
-                await self._channel.broadcast(b"B" + batch.raw)
+                self._sender.tell_all(self._channel, b"B" + batch.raw)
             if epoch is self.epoch:
                 await self._signed(info.digest, place, signer.sign(info.message))
         return batches
@@ -392,7 +395,7 @@ class QuorumStore:
             return
         self._events.publish("bundle_accepted", {"bundle": digest.hex()})
         if self._channel is not None:
-            await self._channel.broadcast(b"Q" + proof.encode())
+            self._sender.tell_all(self._channel, b"Q" + proof.encode())
         if self.proofs.add(proof, self.time):
             self.changed()
 
@@ -404,9 +407,9 @@ class QuorumStore:
             before = self._environment.monotonic() - RESEND_SECONDS
             for one in [one for one in self._open.values() if one.made <= before][:RESENT_AT_ONCE]:
                 if one.proof is not None:
-                    await self._channel.broadcast(b"Q" + one.proof.encode())
+                    self._sender.tell_all(self._channel, b"Q" + one.proof.encode())
                 else:
-                    await self._channel.broadcast(b"B" + one.batch.raw)
+                    self._sender.tell_all(self._channel, b"B" + one.batch.raw)
 
     # --- hearing of batches ---
 
@@ -418,8 +421,6 @@ class QuorumStore:
                 await self._on_message(message)
             except Malformed as error:
                 self._transport.penalise(message.peer, MALFORMED_POINTS, f"batches: {error}")
-            except PeerGone:
-                pass
 
     async def _on_message(self, message: Message) -> None:
         kind, body = message.payload[:1], message.payload[1:]
@@ -473,7 +474,8 @@ class QuorumStore:
                 raise
         if self.place is not None and self._signer is not None and info.epoch == self.epoch.number:
             assert self._channel is not None
-            await self._channel.send(peer, b"S" + info.digest + u32(self.place) + self._signer.sign(info.message))
+            signature = u32(self.place) + self._signer.sign(info.message)
+            self._sender.tell(self._channel, peer, b"S" + info.digest + signature)
 
     async def _on_signature(self, digest: bytes, place: int, signature: bytes) -> None:
         one, epoch = self._open.get(digest), self.epoch

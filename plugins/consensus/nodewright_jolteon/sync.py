@@ -124,7 +124,7 @@ class Sync:
                 try:
                     if await self._status(peer):
                         stuck = peer.height > chain.head().height == height
-                        while peer.height > chain.head().height + FAR or peer.epoch > chain.epoch.number or stuck:
+                        while self._is_far(peer) or stuck:
                             stuck = False
                             if not await self._page(peer) or not await self._status(peer):
                                 break
@@ -137,6 +137,11 @@ class Sync:
                 await chain.environment.sleep(PAUSE_SECONDS)
                 with trio.move_on_after(STATUS_SECONDS):
                     await peer.wake.wait()
+
+    def _is_far(self, peer: Peer) -> bool:
+        chain = self._chain
+        ahead = peer.height - chain.head().height
+        return ahead > FAR or (ahead > 0 and peer.epoch > chain.epoch.number)
 
     async def _ask(self, peer: Peer, payload: bytes) -> bytes | None:
         try:
@@ -202,6 +207,8 @@ class Sync:
                 return True
             reply = await self._ask(peer, b"B" + u64(head.height))
             if not reply:
+                if reply is not None:
+                    peer.height = min(peer.height, head.height)  # it has nothing to show for more
                 return False
             data = Reader(reply)
 

@@ -126,6 +126,7 @@ class Node:
         self.failure: BaseException | None = None
         self._scope: trio.CancelScope | None = None
         self._stopped = trio.Event()
+        self.before: Callable[[Node], None] = lambda node: None  # its transport is there, its consensus is not yet
         self.meddle: Callable[[Node], None] = lambda node: None
 
     @asynccontextmanager
@@ -156,6 +157,7 @@ class Node:
             if not self.alone:
                 self.transport = world.network.transport(self.name, environment=environment)
                 stack.callback(self._leave)
+                self.before(self)
             pool_environment = environment.for_slot("pool")
             self.pool = await stack.enter_async_context(
                 Pool.open(pool_environment, pool_environment.data_dir, self.execution, self.events, Numbers())
