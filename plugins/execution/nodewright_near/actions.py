@@ -63,7 +63,7 @@ class Result:
     gas_burnt: int = 0
     gas_used: int = 0
     contract_gas: int = 0
-    work: int = 0
+    host_calls: int = 0
     logs: list[str] = field(factory=list)
     receipts: list[Receipt] = field(factory=list)
     proposals: list[ValidatorStakeV1] = field(factory=list)

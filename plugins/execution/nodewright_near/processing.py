@@ -24,6 +24,7 @@ from nodewright_near.actions import Actor, Result
 from nodewright_near.borsh import decode, encode
 from nodewright_near.checks import actions_error, missing_storage_stake
 from nodewright_near.contracts.calls import Call, Machine
+from nodewright_near.contracts.meter import HOST_CALL_WORK, MAX_HOST_CALLS
 from nodewright_near.errors import ActionFailure
 from nodewright_near.fees import attached_gas, deposits, exec_fee, exec_fees, inner_send_fees
 from nodewright_near.headers import ValidatorStakeV1
@@ -70,7 +71,7 @@ class Setting:
 @define
 class Done:
     """Of one receipt: its outcome (None where it waits), the receipts it sends with their ids, what left the supply, and
-    ``work`` as in ``CallOutcome``."""
+    ``work``: what it took of the node beside gas, in the same unit."""
 
     outcome: Outcome | None = None
     receipts: tuple[Receipt, ...] = ()
@@ -174,7 +175,7 @@ def _apply(setting: Setting, state: State, receipt: Receipt) -> Done:
         tuple(result.logs),
         None if failure is None else failure.value(),
     )
-    return Done(outcome, sent, tuple(result.proposals), burnt + tokens - reward, result.work)
+    return Done(outcome, sent, tuple(result.proposals), burnt + tokens - reward, result.host_calls * HOST_CALL_WORK)
 
 
 def _settle_account(actor: Actor) -> None:
@@ -279,13 +280,14 @@ def _call(
             action_hash=action_hash,
             promise_results=results,
             output_receivers=body.output_data_receivers if last else (),
+            host_calls=MAX_HOST_CALLS - result.host_calls,
         ),
         actor.state,
     )
     result.gas_burnt += outcome.gas_burnt
     result.gas_used += outcome.gas_used
     result.contract_gas += outcome.gas_burnt
-    result.work += outcome.work
+    result.host_calls += outcome.host_calls
     result.logs += outcome.logs
     if outcome.error is not None:
         raise ActionFailure({"FunctionCallError": outcome.error})

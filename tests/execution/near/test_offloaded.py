@@ -60,6 +60,10 @@ BUSY = r"""
     (call $return (i64.const 8) (i64.const 0)))
   (func (export "spin") (loop $on (br $on)))
   (func (export "ask") (loop $on (drop (call $height)) (br $on)))
+  (func (export "some") (local $i i64)
+    (loop $more
+      (local.set $i (i64.add (call $height) (i64.sub (i64.add (local.get $i) (i64.const 1)) (call $height))))
+      (br_if $more (i64.lt_u (local.get $i) (i64.const 35000)))))
   (func (export "one") (call $panic (i64.const 3) (i64.const 64)))
   (func (export "other") (call $panic (i64.const 5) (i64.const 80)))
   (func $deep (export "deep") (call $deep)))
@@ -172,7 +176,7 @@ async def test_what_a_call_reads_is_loaded_under_it_and_comes_to_the_same_inline
     await w.accept(request.block, {0: outcome})
     await w.settle()
     assert w.fate(signed)[1].status == SuccessValue(LAST)
-    assert w.fate(signed)[1].gas_burnt == 14_564_511_583_639
+    assert w.fate(signed)[1].gas_burnt == 14_564_567_137_684
 
 
 async def test_too_many_views_at_once_are_told_to_come_again(world: World) -> None:
@@ -247,6 +251,22 @@ async def test_a_chunk_takes_no_more_calls_once_the_host_has_worked_for_its_time
         assert sum(w.outcomes[tx.id].receipt_ids[0] in w.outcomes for tx in sent) == count
     await w.settle()
     assert await w.supply() == before
+
+
+async def test_a_receipt_calls_its_host_so_often_and_no_more(world: World) -> None:
+    """In one action, or in several that share it: more is nothing that a block can wait for."""
+    w = await deployed(world)
+    once, twice, on = (
+        w.sign("alice.near", "bob.near", *[call(method, 100 * TERA)] * many)
+        for method, many in (("some", 1), ("some", 2), ("ask", 1))
+    )
+    await w.settle(once, twice, on)
+    assert w.fate(once)[1].status == SuccessValue(b"")
+    for signed, index in ((twice, 1), (on, 0)):
+        error = w.fate(signed)[1].error["ActionError"]
+        reason = error["kind"]["FunctionCallError"]["ExecutionError"]
+        assert error["index"] == index
+        assert reason == "Exceeded the 120000 calls of host functions that this network allows a receipt."
 
 
 class Hasty(LocalEnvironment):

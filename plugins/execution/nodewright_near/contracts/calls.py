@@ -7,6 +7,7 @@ from typing import Protocol
 
 from attrs import define, field, frozen
 
+from nodewright_near.contracts.meter import MAX_HOST_CALLS
 from nodewright_near.errors import ErrorValue
 from nodewright_near.parameters import Parameters
 from nodewright_near.receipts import DataReceiver, Receipt
@@ -17,7 +18,7 @@ from nodewright_near.state import State
 class Call:
     """``balance`` has the deposit in it already. ``promise_results``: None for one that failed. ``action_hash`` is what ids
     of data are made from; ``view`` calls change nothing. ``deadline`` is asked whenever the contract asks something of its
-    host, and ends a view by raising."""
+    host, and ends a view by raising. ``host_calls``: how often it may."""
 
     parameters: Parameters
     account_id: str
@@ -43,13 +44,13 @@ class Call:
     output_receivers: tuple[DataReceiver, ...] = ()
     view: bool = False
     deadline: Callable[[], None] | None = None
+    host_calls: int = MAX_HOST_CALLS
 
 
 @define
 class CallOutcome:
     """``value`` as in ``actions.Result``; ``receipts`` have no id yet. On an error nothing but gas and logs counts.
-    ``work`` is what the call took of the node beside its gas, in the same unit: it counts for how much a chunk runs, and
-    nobody pays for it."""
+    ``host_calls`` count for how much a chunk runs beside its gas, and nobody pays for them."""
 
     gas_burnt: int
     gas_used: int
@@ -59,7 +60,7 @@ class CallOutcome:
     receipts: list[Receipt] = field(factory=list)
     logs: list[str] = field(factory=list)
     error: ErrorValue | None = None
-    work: int = 0
+    host_calls: int = 0
 
 
 class Machine(Protocol):

@@ -23,7 +23,7 @@ from nodewright.interfaces.verifier import Verifier
 from nodewright_near.contracts.calls import Call, CallOutcome
 from nodewright_near.contracts.host_promises import PromiseHost
 from nodewright_near.contracts.linking import Imports, running
-from nodewright_near.contracts.meter import COSTS, HOST_CALL_WORK, HostFailure, Meter
+from nodewright_near.contracts.meter import COSTS, HostFailure, Meter
 from nodewright_near.contracts.wasm import NotWasm, prepare
 from nodewright_near.errors import ErrorValue
 from nodewright_near.state import State
@@ -81,8 +81,8 @@ class _Instance:
             raise wasmtime.WasmtimeError._from_ptr(error)
         used = self._given - self._fuel.value
         self._given -= used
-        self.host.meter.host_calls += 1
         self.host.meter.burn(used * COSTS.regular_op)
+        self.host.meter.called()
         if self._deadline is not None:
             self._deadline()
 
@@ -139,7 +139,7 @@ class WasmtimeMachine:
 
     def call(self, call: Call, state: State) -> CallOutcome:
         limits = call.parameters.limits
-        meter = Meter(call.gas, limits.max_view_gas if call.view else limits.max_gas_burnt)
+        meter = Meter(call.gas, limits.max_view_gas if call.view else limits.max_gas_burnt, call.host_calls)
         host = PromiseHost(call, state, self._verifier, meter)
         error: ErrorValue | None = None
         try:
@@ -148,8 +148,9 @@ class WasmtimeMachine:
             error = {"ExecutionError": str(failure)}
         if error is not None:
             burnt = meter.burnt
-            work = meter.host_calls * HOST_CALL_WORK
-            return CallOutcome(burnt, burnt, call.balance, call.storage_usage, logs=host.logs, error=error, work=work)
+            return CallOutcome(
+                burnt, burnt, call.balance, call.storage_usage, logs=host.logs, error=error, host_calls=meter.host_calls
+            )
         meter.promise(host.promises.share_out(meter.prepaid - meter.used))
         return CallOutcome(
             meter.burnt,
@@ -159,7 +160,7 @@ class WasmtimeMachine:
             host.returned,
             host.promises.receipts(),
             host.logs,
-            work=meter.host_calls * HOST_CALL_WORK,
+            host_calls=meter.host_calls,
         )
 
     def _run(self, call: Call, host: PromiseHost) -> ErrorValue | None:

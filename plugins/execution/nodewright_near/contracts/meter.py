@@ -67,6 +67,9 @@ class HostCosts:
 COSTS: Final = HostCosts()
 # What calling the host takes of this node beside its gas, as time of which a chunk's gas limit stands for one second.
 HOST_CALL_WORK: Final = 4 * 10**9
+# How often the contracts that one receipt calls may call their host. What reads or writes costs so much gas that nobody
+# comes near it; a million of the cheapest would take longer than the time in which a block is to be made.
+MAX_HOST_CALLS: Final = 120_000
 
 
 class HostFailure(Exception):
@@ -76,17 +79,24 @@ class HostFailure(Exception):
 class Meter:
     """``limit`` may be burnt at most, ``prepaid`` used at most."""
 
-    def __init__(self, prepaid: int, limit: int) -> None:
+    def __init__(self, prepaid: int, limit: int, host_calls: int = MAX_HOST_CALLS) -> None:
         self.prepaid = prepaid
         self.limit = min(limit, prepaid)
         self._most = limit
         self.burnt = 0
         self.promised = 0
         self.host_calls = 0
+        self._most_host_calls = host_calls
 
     @property
     def used(self) -> int:
         return self.burnt + self.promised
+
+    def called(self) -> None:
+        """The contract has called its host, or has ended."""
+        self.host_calls += 1
+        if self.host_calls > self._most_host_calls:
+            raise HostFailure(f"Exceeded the {MAX_HOST_CALLS} calls of host functions that this network allows a receipt.")
 
     def burn(self, gas: int) -> None:
         """Raises HostFailure beyond either bound; then all that was allowed is burnt."""
