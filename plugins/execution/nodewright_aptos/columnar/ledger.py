@@ -103,8 +103,8 @@ class Executed:
 
 class ColumnarLedger:
     def __init__(self, parts: Sequence[Part] = TWO_KEYS, tree: bool = True, secret: int = 0x9E3779B97F4A7C15) -> None:
-        """``secret`` keeps addresses from being made to collide in the table: from the environment's entropy where others
-        choose them. Without ``tree`` there is no root."""
+        """``parts``: one or two. ``secret`` keeps addresses from being made to collide in the table: from the environment's
+        entropy where others choose them. Without ``tree`` there is no root."""
         self.parts = tuple(parts)
         self.tree = ColumnarTree() if tree else None
         self.count = 0
@@ -262,29 +262,21 @@ class ColumnarLedger:
         leaves: list[list[Array]] = [[] for _ in range(SHARDS)]
         payloads = np.array([shard.payload.ctypes.data for shard in tree.shards], np.uint64)
         places: list[tuple[Array, Array]] = []
-        ranges = np.array_split(executed.ids, 4 * workers)
         jobs: list[Callable[[], None]] = []
+        told: list[Any] = []
         for part, codes in zip(self.parts, self.codes, strict=True):
-            bounds = np.zeros(SHARDS + 1, np.int64)
-            chosen = np.empty(len(executed.ids), np.int32)
-            head, pieces = part.head, np.array(part.pieces)
-            # Where it goes: first, as it is the longest step that is not divided.
+            bounds, chosen = np.zeros(SHARDS + 1, np.int64), np.empty(len(executed.ids), np.int32)
             jobs.append(_job(ledgerkernels.by_shard, executed.ids, executed.changed, part.changed, codes, bounds, chosen))
-            for ids in ranges:
-                jobs.append(
-                    _job(
-                        ledgerkernels.hash_values,
-                        head,
-                        pieces,
-                        self.rows,
-                        ids,
-                        executed.changed,
-                        part.changed,
-                        codes,
-                        payloads,
-                    )
-                )
             places.append((bounds, chosen))
+            told += [part.head, np.array(part.pieces), part.changed, codes]
+        for ids in np.array_split(executed.ids, 4 * workers):
+            if len(self.parts) == 2:
+                jobs.append(_job(ledgerkernels.hash_two, *told, self.rows, ids, executed.changed, payloads))
+            else:
+                head, pieces, wanted, codes = told
+                jobs.append(
+                    _job(ledgerkernels.hash_values, head, pieces, self.rows, ids, executed.changed, wanted, codes, payloads)
+                )
         await spread(environment, workers, jobs)
         for bounds, chosen in places:
             for number in range(SHARDS):

@@ -134,6 +134,35 @@ def hash_values(head: Any, pieces: Any, rows: Any, ids: Any, changed: Any, wante
                 poke(np.uintp(targets[other]) + np.uintp(8 * word), state[word, other])
 
 
+_AT_ONCE = 1024  # rows: they stay in the second-level cache
+
+
+@njit(
+    types.void(BYTES, LONGS, types.int64, INTS, BYTES, LONGS, types.int64, INTS, ROWS, INTS, BYTES, types.uint64[::1]),
+    nogil=True,
+    cache=True,
+)
+def hash_two(
+    head: Any,
+    pieces: Any,
+    wanted: Any,
+    codes: Any,
+    other_head: Any,
+    other_pieces: Any,
+    other_wanted: Any,
+    other_codes: Any,
+    rows: Any,
+    ids: Any,
+    changed: Any,
+    payloads: Any,
+) -> None:
+    """``hash_values`` of two values of each row, so that the rows are fetched once."""
+    for begin in range(0, ids.shape[0], _AT_ONCE):
+        some = ids[begin : begin + _AT_ONCE]
+        hash_values(head, pieces, rows, some, changed, wanted, codes, payloads)
+        hash_values(other_head, other_pieces, rows, some, changed, other_wanted, other_codes, payloads)
+
+
 # --- the record of a block -------------------------------------------------------------------------------------------
 
 
