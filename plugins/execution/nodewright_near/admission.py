@@ -13,9 +13,9 @@ from attrs import define
 
 from nodewright.interfaces.common import Admission, Admitted, Refused
 from nodewright.interfaces.execution import Candidate, Limits, Selection
-from nodewright_near.accounts import AccessKey, Account, access_key_key, account_key
+from nodewright_near.accounts import FULL_ACCESS, NONCES_PER_BLOCK, AccessKey, Account, access_key_key, account_key
 from nodewright_near.borsh import Malformed
-from nodewright_near.checks import charge, check_form
+from nodewright_near.checks import charge, check_form, missing_storage_stake
 from nodewright_near.errors import Refusal
 from nodewright_near.fees import Cost, CostOverflow, transaction_cost
 from nodewright_near.genesis import shard_of
@@ -23,7 +23,7 @@ from nodewright_near.parameters import Parameters
 from nodewright_near.reservations import Reservations
 from nodewright_near.shardstore import View
 from nodewright_near.state import decode_access_key
-from nodewright_near.transactions import MAX_TRANSACTION_BYTES, SignedTransaction
+from nodewright_near.transactions import MAX_TRANSACTION_BYTES, SignedTransaction, Transaction
 
 IN_PLACE: Final = 256
 
@@ -56,18 +56,20 @@ class Signers:
 
     @staticmethod
     async def read(view: View, transactions: Sequence[SignedTransaction]) -> Signers:
-        names = list(dict.fromkeys(signed.transaction.signer_id for signed in transactions))
-        slots = list(
-            dict.fromkeys((signed.transaction.signer_id, signed.transaction.public_key) for signed in transactions)
-        )
-        wanted = [*map(account_key, names), *(access_key_key(name, key) for name, key in slots)]
-        rows = await view.values(wanted)
-        accounts = {name: None if row is None else Account.decode(row) for name, row in zip(names, rows, strict=False)}
-        keys = {
-            slot: None if row is None else decode_access_key(row)
-            for slot, row in zip(slots, rows[len(names) :], strict=True)
-        }
-        return Signers(accounts, keys)
+        signers = Signers({}, {})
+        await signers.read_more(view, transactions)
+        return signers
+
+    async def read_more(self, view: View, transactions: Sequence[SignedTransaction]) -> None:
+        """Of those that are not here yet."""
+        slots = {(one.transaction.signer_id, one.transaction.public_key): None for one in transactions}
+        wanted_keys = [slot for slot in slots if slot not in self.keys]
+        names = list({name: None for name, _ in wanted_keys if name not in self.accounts})
+        rows = await view.values([*map(account_key, names), *(access_key_key(name, key) for name, key in wanted_keys)])
+        for name, row in zip(names, rows, strict=False):
+            self.accounts[name] = None if row is None else Account.decode(row)
+        for slot, row in zip(wanted_keys, rows[len(names) :], strict=True):
+            self.keys[slot] = None if row is None else decode_access_key(row)
 
 
 class Admitter:
@@ -101,12 +103,13 @@ class Admitter:
         account = signers.accounts[transaction.signer_id]
         try:
             cost = transaction_cost(self.parameters, transaction, gas_price)
-            left = account
-            if account is not None:
-                owed = reserved.owed.get(transaction.signer_id, 0)
-                left = Account(max(account.amount - owed, 0), account.locked, account.code_hash, account.storage_usage)
             key = signers.keys[transaction.signer_id, transaction.public_key]
-            charge(self.parameters, transaction, left, key, cost, height)
+            owed = reserved.owed.get(transaction.signer_id, 0)
+            if not self._can_pay(transaction, account, key, owed, cost, height):
+                left = account
+                if account is not None:
+                    left = Account(max(account.amount - owed, 0), account.locked, account.code_hash, account.storage_usage)
+                charge(self.parameters, transaction, left, key, cost, height)
             if closed:
                 target = shard_of(transaction.receiver_id, self.boundaries)
                 if target in closed:
@@ -122,6 +125,25 @@ class Admitter:
         shard = self.shard(signed)
         reserved.add(signed, cost.total, shard)
         return Admitted(signed.id, signed.raw, fee=cost.burnt_amount, shard=shard)
+
+    def _can_pay(
+        self,
+        transaction: Transaction,
+        account: Account | None,
+        key: AccessKey | None,
+        owed: int,
+        cost: Cost,
+        height: int,
+    ) -> bool:
+        """What ``charge`` would say of the frequent case, without making what is left. False: ask it."""
+        if account is None or key is None or key.permission is not FULL_ACCESS:
+            return False
+        amount = account.amount - owed - cost.total
+        return (
+            amount >= 0
+            and key.nonce < transaction.nonce < height * NONCES_PER_BLOCK
+            and not missing_storage_stake(self.parameters, account, amount)
+        )
 
 
 def by_nonce(candidates: Sequence[Candidate], reservations: Reservations) -> list[Candidate]:
@@ -161,14 +183,12 @@ def _reorder(
             ordered[place] = candidates[index]
 
 
-def first_of(
-    parameters: Parameters, ordered: Sequence[Candidate], limits: Limits, gas: int
-) -> tuple[Sequence[Candidate], Sequence[Candidate]]:
-    """Those that may have room in one chunk, and the rest, which need not be looked at: none is taken into a chunk for
-    less gas than a receipt without actions takes. ``IN_PLACE`` more stand in for those that turn out to be refused."""
-    receipt = parameters.fees.action_receipt
-    room = min(limits.max_count, gas // max(min(receipt.send_sir, receipt.send_not_sir), 1)) + IN_PLACE
-    return ordered[:room], ordered[room:]
+def first_of(parameters: Parameters, limits: Limits, gas: int) -> int:
+    """How many candidates are looked at together: as many transfers as have room in one chunk, and ``IN_PLACE`` more that
+    stand in for those that turn out to be refused."""
+    fees = parameters.fees
+    one = fees.action_receipt.send_not_sir + fees.transfer.send_not_sir
+    return max(min(limits.max_count, gas // max(one, 1)) + IN_PLACE, 1)
 
 
 def select(
@@ -182,11 +202,11 @@ def select(
     gas: int,
 ) -> Selection:
     """Those that would run one after the other on this state, up to the limits and ``gas`` burnt by sending them. The
-    candidates of a key come with rising nonces (``by_nonce``)."""
+    candidates of a key come with rising nonces (``by_nonce``). ``signers`` is then as those left it."""
     chosen: list[Candidate] = []
     deferred: list[Candidate] = []
     rejected: dict[bytes, str] = {}
-    accounts, keys = dict(signers.accounts), dict(signers.keys)
+    accounts, keys = signers.accounts, signers.keys
     room = limits.max_bytes
     for candidate in candidates:
         held = reservations.by_id.get(candidate.id)

@@ -48,6 +48,7 @@ from nodewright_near.chunks import ChunkExtra
 from nodewright_near.congestion import ShardCongestion
 from nodewright_near.contracts.beside import Beside
 from nodewright_near.errors import Refusal
+from nodewright_near.fees import transaction_cost
 from nodewright_near.founding import Founding
 from nodewright_near.genesis import GenesisRows, patch_of_records, split_rows
 from nodewright_near.handover import Handover
@@ -239,11 +240,28 @@ class NearEngine:
         parameters = self.rules.parameters
         gas = ShardCongestion(view.version.extra.congestion).process_tx_limit(parameters.congestion)
         gas = min(gas, limits.max_gas) if limits.max_gas else gas
-        first, rest = first_of(parameters, by_nonce(mine, self.reservations), limits, gas)
-        held = [self.reservations.by_id[one.id].signed for one in first if one.id in self.reservations.by_id]
-        signers = await Signers.read(view, held)
-        chosen = select(parameters, first, self.reservations, signers, self.gas_price, parent.height + 1, limits, gas)
-        return evolve(chosen, deferred=[*chosen.deferred, *rest, *others])
+        ordered: Sequence[Candidate] = mine if self.reservations.in_order else by_nonce(mine, self.reservations)
+        chosen: list[Candidate] = []
+        rejected: dict[bytes, str] = {}
+        signers, height, room = Signers({}, {}), parent.height + 1, limits.max_bytes
+        while ordered and len(chosen) < limits.max_count:
+            count = first_of(parameters, limits, gas)
+            first, ordered = ordered[:count], ordered[count:]
+            held = [known.signed for one in first if (known := self.reservations.by_id.get(one.id)) is not None]
+            await signers.read_more(view, held)
+            left = evolve(limits, max_count=limits.max_count - len(chosen), max_bytes=room)
+            part = select(parameters, first, self.reservations, signers, self.gas_price, height, left, gas)
+            rejected.update(part.rejected)
+            chosen += part.chosen
+            if part.deferred:  # there is no room for it: what comes after it waits too
+                return Selection(chosen, rejected, [*part.deferred, *ordered, *others])
+            room -= sum([one.size for one in part.chosen])
+            gas -= sum([self._sending_gas(one.id) for one in part.chosen])
+        return Selection(chosen, rejected, [*ordered, *others])
+
+    def _sending_gas(self, id: bytes) -> int:
+        transaction = self.reservations.by_id[id].signed.transaction
+        return transaction_cost(self.rules.parameters, transaction, self.gas_price).gas_burnt
 
     async def prologue(self, context: BlockContext) -> Prologue:
         return Prologue(b"", b"")

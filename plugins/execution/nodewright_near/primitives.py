@@ -135,14 +135,20 @@ _DIGITS: Final = {letter: value for value, letter in enumerate(_ALPHABET)}
 _MAX_BASE58: Final = 128
 
 
+_PAIRS: Final = [first + second for first in _ALPHABET for second in _ALPHABET]
+
+
 def base58(data: bytes) -> str:
     number = int.from_bytes(data, "big")
-    letters = []
+    pairs = []
     while number:
-        number, digit = divmod(number, 58)
-        letters.append(_ALPHABET[digit])
+        # Ten letters at a time: what is left then is small, and its arithmetic fast.
+        number, ten = divmod(number, 58**10)
+        for _ in range(5):
+            ten, pair = divmod(ten, 3364)
+            pairs.append(_PAIRS[pair])
     zeros = len(data) - len(data.lstrip(b"\0"))
-    return "1" * zeros + "".join(reversed(letters))
+    return "1" * zeros + "".join(reversed(pairs)).lstrip("1")
 
 
 def unbase58(text: str) -> bytes:

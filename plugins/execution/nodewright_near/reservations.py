@@ -33,6 +33,8 @@ class Reservations:
         self.by_id: dict[bytes, Reservation] = {}
         self.nonces: dict[Slot, dict[int, bytes]] = {}
         self.owed: dict[str, int] = {}
+        # Whether each key's nonces rose in the order in which they were reserved, since nothing was.
+        self.in_order = True
 
     def holder(self, signed: SignedTransaction) -> bytes | None:
         """Who has this transaction's nonce; None where it is free."""
@@ -43,7 +45,11 @@ class Reservations:
         reservation = Reservation(signed, cost, shard)
         signer = signed.transaction.signer_id
         self.by_id[signed.id] = reservation
-        self.nonces.setdefault(reservation.slot, {})[signed.transaction.nonce] = signed.id
+        nonces = self.nonces.setdefault(reservation.slot, {})
+        nonce = signed.transaction.nonce
+        if nonces and self.in_order and next(reversed(nonces)) > nonce:
+            self.in_order = False
+        nonces[nonce] = signed.id
         self.owed[signer] = self.owed.get(signer, 0) + cost
 
     def drop(self, ids: Iterable[bytes]) -> list[bytes]:
@@ -62,6 +68,7 @@ class Reservations:
             self.owed[signer] -= reservation.cost
             if not self.owed[signer]:
                 del self.owed[signer]
+        self.in_order = self.in_order or not self.by_id
         return dropped
 
     def losers(self, nonces: Mapping[Slot, tuple[int, bytes]], ordered: Collection[bytes]) -> dict[bytes, bytes]:

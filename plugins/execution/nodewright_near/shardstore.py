@@ -36,6 +36,7 @@ META: Final = "near_meta"
 LONG: Final = 440
 _CUT: Final = 416
 _ROW_BYTES: Final = 120
+_ABSENT: Any = object()
 
 
 class Stale(Exception):
@@ -78,11 +79,14 @@ class Cache:
     def update(self, changes: Mapping[bytes, bytes | None]) -> None:
         rows, used = self.rows, self._used
         for key, value in changes.items():
-            if key in rows:
-                old = rows[key]
-                used += (len(value) if value is not None else 0) - (len(old) if old is not None else 0)
-            else:
-                used += len(key) + (len(value) if value is not None else 0) + _ROW_BYTES
+            old = rows.get(key, _ABSENT)
+            if old is _ABSENT:
+                used += len(key) + _ROW_BYTES
+                old = None
+            if value is not None:
+                used += len(value)
+            if old is not None:
+                used -= len(old)
             rows[key] = value
         self._used = used
         while self._used > self._budget:
