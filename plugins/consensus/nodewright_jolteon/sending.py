@@ -1,8 +1,8 @@
 """Saying things without waiting for who does not listen: a peer that stops reading costs the others nothing.
 
 Invariants: ``tell`` and ``tell_all`` return at once. For each peer at most ``MAX_WAITING`` messages of ``MAX_BYTES`` wait
-on a channel, and as many broadcasts; what is more is dropped (all that is said here is said again, or asked for). Each waits
-``PATIENCE_SECONDS`` at most.
+on a channel, and as many broadcasts; what is more is dropped (all that is said here is said again, or asked for). Each
+waits ``PATIENCE_SECONDS`` at most.
 """
 
 from __future__ import annotations

@@ -170,14 +170,14 @@ def test_power_goes_before_each_durable_step(
     """Batches, blocks, decision, execution: nothing that was accepted is lost, nothing is signed twice."""
     steps = play(crash_story(kit, book, execution, None)).value
     assert {step.split(":")[0] for step in steps} == {"stores.chain", "stores.state"}
-    for at in range(1, len(steps) + 1, max(len(steps) // (4 * budget), 1)):
+    for at in range(1, len(steps) + 1, max(len(steps) // (3 * budget), 1)):
         book.__init__()
         play(crash_story(kit, book, execution, at), seed=at)
 
 
 def test_power_goes_of_one_that_is_alone(play: Callable[..., Any], kit: Any, book: Any, budget: int) -> None:
     steps = play(crash_story(kit, book, "accounts", None, 1)).value
-    for at in range(1, len(steps) + 1, max(len(steps) // (10 * budget), 1)):
+    for at in range(1, len(steps) + 1, max(len(steps) // (6 * budget), 1)):
         book.__init__()
         play(crash_story(kit, book, "accounts", at, 1), seed=at)
 
