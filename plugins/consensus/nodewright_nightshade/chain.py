@@ -26,27 +26,22 @@ from itertools import pairwise
 import trio
 from attrs import define, field
 
-from nodewright.errors import ConfigurationError, StoreError
+from nodewright.errors import StoreError
 from nodewright.interfaces.common import BlockRef, Parcel
 from nodewright.interfaces.environment import Environment
 from nodewright.interfaces.execution import Deferred, Execution, ExecutionRequest, Outcome
 from nodewright.interfaces.pool import TransactionPool
 from nodewright.interfaces.service import EventLog
 from nodewright.interfaces.verifier import Verifier
-from nodewright_near.chunks import Locked
-from nodewright_near.genesis import shard_of
 from nodewright_near.headers import ChunkHeader
-from nodewright_near.parameters import VERSIONS
 from nodewright_near.transactions import SignedTransaction
-from nodewright_nightshade import blocks, running, selection, signatures, vrf
+from nodewright_nightshade import blocks, running, signatures, vrf
 from nodewright_nightshade.blocks import Block, Info, InvalidBlock, extra_of
+from nodewright_nightshade.chainepochs import ChainEpochs
 from nodewright_nightshade.chunking import Chunk, parcel
-from nodewright_nightshade.epochs import Approvers, Epochs
-from nodewright_nightshade.genesis import Genesis
 from nodewright_nightshade.running import describe, out_of_date, run_of_outcome
-from nodewright_nightshade.sampling import Epoch
-from nodewright_nightshade.selection import EpochSet, Tally
-from nodewright_nightshade.store import ChainStore, Run
+from nodewright_nightshade.selection import Tally
+from nodewright_nightshade.store import Run
 
 REMEMBERED = 256  # blocks that stay in memory below the final one
 MAX_REFUSED = 4096
@@ -84,10 +79,7 @@ def placed(chunks: Mapping[int, Chunk]) -> dict[bytes, tuple[int, int]]:
 
 
 @define
-class Chain:
-    genesis: Genesis
-    epochs: Epochs
-    store: ChainStore
+class Chain(ChainEpochs):
     execution: Execution
     pool: TransactionPool
     events: EventLog
@@ -199,7 +191,7 @@ class Chain:
             try:
                 place = blocks.place_of(parent.info, before, block.height, network)
                 epoch, after = await self.epoch_set(place.epoch_id), await self.epoch_set(place.next_epoch_id)
-                self._check_version(epoch)
+                self.check_version(epoch)
                 after_hash = self.epochs.producers_hash(after.id)
                 now = self.environment.now()
                 blocks.check(block, parent.block, parent.info, before, after_hash, epoch.version, network, now)
@@ -213,8 +205,9 @@ class Chain:
                 self.events.publish("block_refused", {"hash": id.hex(), "height": block.height, "reason": str(error)})
                 raise
             with trio.CancelScope(shield=True):
-                held = Held(block, info, placed(chunks), tally=self.counted(block, info, parent))
-                fixed = self._fixed(held, epoch, after)
+                held = Held(block, info, placed(chunks), tally=self.count(block, info, parent.info, parent.tally))
+                assert held.tally is not None
+                fixed = self.fixed(info, held.tally, epoch, after)
                 runs = await self.run(held, parent, chunks)
                 await self.store.put_block(block, info, list(chunks.values()), runs, fixed)
                 await self.stand(held, runs)
@@ -267,19 +260,6 @@ class Chain:
 
     # --- epochs ---
 
-    async def epoch_set(self, id: bytes) -> EpochSet:
-        """Raises StoreError for one that is not known."""
-        known = self.epochs.sets.get(id)
-        if known is None:
-            known = await self.store.epoch(id)
-            if known is None:
-                raise StoreError(f"the epoch {id.hex()} is not known to this node")
-            self.epochs.add(known)
-        return known
-
-    async def epoch(self, id: bytes) -> Epoch:
-        return self.epochs.add(await self.epoch_set(id))
-
     async def epoch_start(self, held: Held, before: int) -> int:
         """The first height of the epoch so many before that of a final block."""
         start = held.info.epoch_start
@@ -294,65 +274,12 @@ class Chain:
             start = last.info.epoch_start
         return start
 
-    def chunk_epoch(self, parent: Info) -> bytes:
-        """The epoch by which a block on this parent, and the chunks on it, are made and checked."""
-        return blocks.epoch_after(parent, self.genesis.network)
-
-    def approvers(self, parent: Info) -> Approvers:
-        """Of blocks on an accepted block."""
-        then = parent.next_epoch_id if blocks.needs_next(parent, self.genesis.network) else None
-        return self.epochs.approvers(self.chunk_epoch(parent), then)
-
     def keys_of(self, account: str) -> set[bytes]:
         """The keys that a validator of the head's epoch, or of the next one, signs with."""
         info = self.head.info
         epochs = {info.epoch_id, info.next_epoch_id, self.chunk_epoch(info)}
         found = [(epoch, epoch.place(account)) for epoch in map(self.epochs.of, epochs)]
         return {epoch.validators[at].key for epoch, at in found if at is not None}
-
-    def _check_version(self, epoch: EpochSet) -> None:
-        if epoch.version not in VERSIONS:
-            raise ConfigurationError(
-                f"the network runs protocol {epoch.version} from epoch {epoch.number} on and this release knows "
-                f"{', '.join(map(str, sorted(VERSIONS)))}: upgrade nodewright and start the node again"
-            )
-
-    def counted(self, block: Block, info: Info, parent: Held) -> Tally:
-        epoch, rest = self.epochs.of(info.epoch_id), block.header.inner_rest
-        begun = parent.tally if info.epoch_id == parent.info.epoch_id else Tally.of(len(epoch.validators))
-        assert begun is not None  # the parent was accepted since the start, or its tally brought back
-        mask, proposals = rest.chunk_mask, rest.prev_validator_proposals
-        return begun.add(epoch, parent.info.height, info.height, mask, proposals, rest.latest_protocol_version)
-
-    def _fixed(self, held: Held, ending: EpochSet, coming: EpochSet) -> list[EpochSet]:
-        """The epoch that a block fixes, where it is the last of its own."""
-        if not blocks.ends_epoch(held.info, self.genesis.network):
-            return []
-        assert held.tally is not None
-        made = selection.following(ending, coming, held.tally, held.info.hash, self.genesis.seats)
-        self.epochs.add(made)
-        return [made]
-
-    async def locks(self, info: Info, parent: Info, shard: int) -> tuple[Locked, ...]:
-        """What accounts of a shard have to leave at stake, where its run in a block is its first in the epoch; also what
-        they had to in epochs in which it never ran."""
-        ran = parent.ran[shard]
-        if ran.height >= info.epoch_start:
-            return ()
-        last = await self.store.info(ran.block)
-        if last is None:
-            raise StoreError(f"block {ran.ref} is not stored")
-        now, after = await self.epoch_set(info.epoch_id), await self.epoch_set(info.next_epoch_id)
-        passed: list[dict[str, int]] = []
-        while now.id != last.epoch_id and now.id != now.before:
-            before = await self.epoch_set(now.before)
-            passed.append(selection.locks([before, now, after]))
-            now, after = before, now
-        found: dict[str, int] = {}
-        for one in reversed(passed):
-            found.update(one)
-        boundaries = self.genesis.boundaries
-        return tuple(Locked(name, found[name]) for name in sorted(found) if shard_of(name, boundaries) == shard)
 
     async def _check_signatures(self, block: Block, parent: Held, info: Info) -> None:
         """All of a block's, in one batch."""

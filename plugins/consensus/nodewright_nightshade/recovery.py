@@ -62,7 +62,7 @@ async def recover(chain: Chain) -> None:
             raise StoreCorrupt(f"stores.chain: bodies of block {above.info.ref} are missing: restore it from a backup")
         above.placed = placed(chunks)
         await _epochs(chain, above)
-        above.tally = chain.counted(above.block, above.info, parent)
+        above.tally = chain.count(above.block, above.info, parent.info, parent.tally)
         await chain.stand(above, await chain.run(above, parent, chunks))
 
 

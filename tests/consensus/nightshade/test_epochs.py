@@ -285,7 +285,7 @@ def test_a_protocol_is_voted_in_and_a_node_without_it_says_so(
     tell: Any, near: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from nodewright_near import parameters
-    from nodewright_nightshade import chain as chains
+    from nodewright_nightshade import chainepochs as chains
     from nodewright_nightshade import genesis
 
     async def story(world: Any) -> None:
@@ -304,7 +304,7 @@ def test_a_protocol_is_voted_in_and_a_node_without_it_says_so(
         await near.until(lambda: nodes[0].final > nodes[0].consensus.chain.head.info.epoch_start)
         monkeypatch.setattr(chains, "VERSIONS", frozenset({84}))
         with pytest.raises(ConfigurationError, match="upgrade nodewright"):
-            chain._check_version(await chain.epoch_set(chain.chunk_epoch(chain.head.info)))
+            chain.check_version(await chain.epoch_set(chain.chunk_epoch(chain.head.info)))
         monkeypatch.setattr(chains, "VERSIONS", frozenset({84, 85}))
         await world.same()
 
