@@ -1,4 +1,4 @@
-"""Registers the wrappers: key-value stores in front of another one, which they name in ``inner``."""
+"""Registers the wrappers: key-value stores in front of another one, named in ``inner``, and ``spill`` for blobs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import trio
 from nodewright.errors import StoreError
 from nodewright.interfaces.environment import Environment
 from nodewright.interfaces.service import Metrics
-from nodewright.interfaces.storage import KeyValueStore
+from nodewright.interfaces.storage import BlobStore, KeyValueStore
 from nodewright.plugins.hooks import hookimpl
-from nodewright.plugins.specs import KEY_VALUE, Dependencies, StorageSpec, setting
+from nodewright.plugins.specs import BLOB, KEY_VALUE, Dependencies, StorageSpec, setting
 from nodewright_wrappers.base import INHERITED
 from nodewright_wrappers.cached import CachedStore
 from nodewright_wrappers.faulty import FaultyConfig, FaultyStore, check_faulty
+from nodewright_wrappers.spill import KIB, SpillConfig, SpillStore, check_spill
 from nodewright_wrappers.write_behind import WriteBehindStore
 
 MIB = 1024 * 1024
@@ -137,6 +138,17 @@ async def open_faulty(
         await store.aclose()
 
 
+@asynccontextmanager
+async def open_spill(
+    config: SpillConfig, dependencies: Dependencies, environment: Environment
+) -> AsyncIterator[SpillStore]:
+    small, large = (
+        dependencies.typed(f"stores.{name}", BlobStore)  # type: ignore[type-abstract]
+        for name in (config.small, config.large)
+    )
+    yield SpillStore(small, large, config.max_kib * KIB)
+
+
 @hookimpl
 def register_storage() -> list[StorageSpec]:
     return [
@@ -164,5 +176,13 @@ def register_storage() -> list[StorageSpec]:
             provides=frozenset({KEY_VALUE}),
             inherits=INHERITED,
             check=check_faulty,
+        ),
+        StorageSpec(
+            name="spill",
+            summary="two blob stores as one: small bodies in the first, larger ones in the second",
+            open=open_spill,
+            config=SpillConfig,
+            provides=frozenset({BLOB}),
+            check=check_spill,
         ),
     ]
