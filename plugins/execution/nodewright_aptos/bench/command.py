@@ -119,9 +119,13 @@ def aptos(
 
     from nodewright import logging
     from nodewright.environment import NodeEnvironment, default_threads
-    from nodewright_aptos.bench import columns, workloads
-    from nodewright_aptos.bench import plan as plans
-    from nodewright_aptos.bench.objects import run_objects
+
+    try:
+        from nodewright_aptos.bench import columns, workloads
+        from nodewright_aptos.bench import plan as plans
+        from nodewright_aptos.bench.objects import run_objects
+    except ImportError as error:
+        raise click.ClickException(f"{error}; install nodewright[kernels] to run this benchmark") from error
 
     by_columns = executor == "columnar" and not objects
     if state != "memory" and not by_columns:
