@@ -59,6 +59,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "services.near_api.listen": "127.0.0.1:0",
         "services.near_api.sandbox": "true",
         "consensus.endorsement_seconds": "0.05",
+        "execution.save_state_changes": "true",
     }
     node = NodeProcess("near", tmp_path_factory.mktemp("near") / "node", settings)
     try:
@@ -339,6 +340,20 @@ out.nonce = await fails(() => provider.sendTransaction(signedTransaction))
 out.chunk = (await provider.viewChunk((await provider.viewBlock({ finality: 'final' })).chunks[0].chunk_hash)).author
 out.validators = (await provider.viewValidators()).current_validators.length
 out.network = await provider.getNetworkId()
+const final = await js.transfer({ receiverId: 'sandbox', amount: 2n })
+await provider.viewTransactionStatus({ txHash: final.transaction.hash, accountId: 'js.sandbox', waitUntil: 'FINAL' })
+const at = { blockId: final.transaction_outcome.block_hash }
+out.touched = (await provider.blockChanges(at)).changes.map(one => one.type + ' ' + one.account_id)
+out.accountChanges = (await provider.accountChanges(['js.sandbox'], at)).changes
+out.keyChanges = (await provider.accessKeyChanges(['js.sandbox'], at)).changes
+out.codeChanges = (await provider.contractCodeChanges(['js.sandbox'], at)).changes.length
+const next = await provider.nextLightClientBlock({ last_block_hash: at.blockId })
+out.next = [next.inner_lite.height > 0, next.approvals_after_next.length, next.next_bps.length]
+const later = await js.transfer({ receiverId: 'sandbox', amount: 3n })
+await provider.viewTransactionStatus({ txHash: later.transaction.hash, accountId: 'js.sandbox', waitUntil: 'FINAL' })
+const head = (await provider.viewBlock({ finality: 'final' })).header.hash
+out.proof = Object.keys(await provider.lightClientProof({ type: 'transaction', light_client_head: head,
+  transaction_hash: final.transaction.hash, sender_id: 'js.sandbox' })).sort()
 console.log(JSON.stringify(out, (_, value) => typeof value === 'bigint' ? String(value) : value))
 """
 
@@ -392,3 +407,9 @@ def test_near_api_js(url: str, contract: bytes, near_api_js: Path) -> None:
         "nonce": "InvalidNonceError",
     }
     assert (out["chunk"], out["validators"], out["network"]) == ("validator0", 1, "localnet")
+    assert {"account_touched js.sandbox", "access_key_touched js.sandbox"} <= set(out["touched"])
+    assert out["accountChanges"][0]["change"]["account_id"] == "js.sandbox"
+    assert out["accountChanges"][0]["cause"]["type"] in ("transaction_processing", "receipt_processing")
+    assert out["keyChanges"][0]["type"] == "access_key_update" and out["codeChanges"] == 0
+    assert out["next"] == [True, 1, 1]
+    assert out["proof"] == ["block_header_lite", "block_proof", "outcome_proof", "outcome_root_proof"]
