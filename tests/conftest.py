@@ -31,6 +31,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.nodeid.startswith(LONG_FIRST))
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    marker = metafunc.definition.get_closest_marker("seeds")
+    if marker is not None:
+        metafunc.parametrize("seed", range(marker.args[0] * metafunc.config.getoption("--budget")))
+
+
 @pytest.fixture(scope="session")
 def budget(request: pytest.FixtureRequest) -> int:
     return int(request.config.getoption("--budget"))

@@ -53,7 +53,7 @@ def test_a_part_is_of_its_number_and_its_body_alone(body: bytes, producers: int,
         assert not parts.proves(head, evolve(part, path=part.path[:-1]), producers)
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.seeds(1)
 def test_a_producer_dies_while_it_hands_its_chunk_round(tell: Any, near: Any, seed: int) -> None:
     """Three of six others have a part each, two of them are enough: the others make a block with the chunk."""
 
