@@ -1,8 +1,9 @@
 """A whole node of every family on every database, by ``--set`` alone: the same digest of unspent outputs, the same root
 of the state, nothing lost.
 
-Real nodes, real transactions over their sockets: ``nodewright bench teranode`` with few of them, and transfers posted to
-NEAR's JSON-RPC. Wherever a plugin with a key-value store lands, it has to be named here.
+Real nodes, real transactions over their sockets: ``nodewright bench teranode`` with few of them, transfers posted to
+NEAR's JSON-RPC, and coins of Aptos's faucet, whose blocks a second node runs anew on the database that is tried. Wherever a
+plugin with a key-value store lands, it has to be named here.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import base64
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from nodewright_nightshade import local
 
 COUNT = 300
 TRANSFERS = 40
-SLOTS = {"teranode": ("utxo", "chain", "blobs"), "near": ("state", "chain")}
+SLOTS = {"teranode": ("utxo", "chain", "blobs"), "near": ("state", "chain"), "aptos": ("state", "chain")}
 Settings = dict[str, str]
 
 
@@ -184,6 +186,55 @@ def expected_root(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.parametrize("name", ON)
 def test_one_root_on(name: str, expected_root: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     assert _root(ON[name](SLOTS["near"], request.getfixturevalue), tmp_path / "node") == expected_root
+
+
+APTOS = {"services.aptos_api.listen": "127.0.0.1:0", "services.faucet.listen": "127.0.0.1:0"}
+
+
+@pytest.fixture(scope="module")
+def aptos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A validator's address, and what its ledger says of the last transaction of a block after all that were sent."""
+    node = NodeProcess("aptos", tmp_path_factory.mktemp("aptos") / "node", APTOS)
+    try:
+        node.start()
+        for number in range(1, 13):
+            query = {"address": f"0x{number % 5 + 100:x}", "amount": str(number)}
+            httpx.post(f"{node.service('faucet')}/mint", params=query, timeout=60).raise_for_status()
+        ledger = httpx.get(f"{node.service('aptos_api')}/v1").json()
+        block = _aptos(node, f"blocks/by_version/{ledger['ledger_version']}")
+        yield str(node.info["transport"]), _aptos(node, f"transactions/by_version/{block['last_version']}")
+    finally:
+        node.kill()
+
+
+def _aptos(node: NodeProcess, path: str) -> dict[str, Any]:
+    """Once the node has it."""
+    for _ in range(600):
+        answer = httpx.get(f"{node.service('aptos_api')}/v1/{path}", timeout=60)
+        if answer.status_code == 200:
+            return dict(answer.json())
+        assert answer.status_code == 404, answer.text
+        time.sleep(0.1)
+    raise AssertionError(f"the node never came to {path}")
+
+
+@pytest.mark.parametrize("name", ON)
+def test_one_ledger_on(
+    name: str, aptos: tuple[str, dict[str, Any]], request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    validator, expected = aptos
+    follows = {"consensus.local_validator": "-1", "transport.peers": f'["{validator}"]'}
+    settings = ON[name](SLOTS["aptos"], request.getfixturevalue)
+    if name == "postgres":
+        settings |= _own(SLOTS["aptos"], lambda slot: {"schema": f"aptos_{slot}"})
+    node = NodeProcess("aptos", tmp_path / "node", APTOS | follows | settings)
+    try:
+        node.start()
+        told = _aptos(node, f"transactions/by_version/{expected['version']}")
+        assert told["state_checkpoint_hash"] is not None
+        assert told == expected
+    finally:
+        node.kill()
 
 
 def test_one_digest_on_the_cluster(expected: str, aerospike: Settings, postgres: Settings) -> None:
