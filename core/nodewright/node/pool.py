@@ -349,7 +349,7 @@ class Pool:
                 held.expires = trio.Event()
                 await held.expires.wait()
             now = self._environment.now()
-            due = held.expiry.due(now, self._pending, held.ready.is_taken)
+            due = held.expiry.due(now, self._pending, held.ready.overdue)
             if due:
                 await self._expired(due, now)
             await self._environment.sleep(EXPIRY_SECONDS)

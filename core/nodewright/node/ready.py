@@ -29,6 +29,7 @@ class ReadyQueue:
         self._keyed: list[tuple[bytes, int, Admitted]] = []
         self._count = 0
         self._taken: set[bytes] = set()
+        self._overdue: set[bytes] = set()  # taken when their time was over: not made ready again
 
     def add(self, transactions: Sequence[Admitted]) -> None:
         """All must be held."""
@@ -45,14 +46,15 @@ class ReadyQueue:
         self._front.extendleft(reversed(transactions))
 
     def give_back(self, ids: Sequence[bytes]) -> bool:
-        """Returns whether any became ready. Ids that are not taken and pending are passed over."""
+        """Returns whether any became ready. Ids that are not taken and pending are passed over; those whose time is over
+        wait for nothing but to expire."""
         held, taken = self._held, self._taken
         back = []
         for id in ids:
             if id in taken:
                 taken.discard(id)
                 item = held.get(id)
-                if item is not None:
+                if item is not None and id not in self._overdue:
                     back.append(item)
         self._front.extendleft(reversed(back))
         return bool(back)
@@ -78,9 +80,15 @@ class ReadyQueue:
     def drop(self, ids: Sequence[bytes]) -> None:
         """These are pending no longer."""
         self._taken.difference_update(ids)
+        if self._overdue:
+            self._overdue.difference_update(ids)
 
-    def is_taken(self, id: bytes) -> bool:
-        return id in self._taken
+    def overdue(self, id: bytes) -> bool:
+        """Its time is over: whether it is taken, and so cannot expire before it is given back or settled."""
+        if id in self._taken:
+            self._overdue.add(id)
+            return True
+        return False
 
     def compact(self) -> None:
         """Forget positions that no longer count, so that the queues are bounded by what is pending."""

@@ -22,13 +22,17 @@ from nodewright_aptos.transactions import MAX_TRANSACTION_BYTES, UserTransaction
 
 MAX_AHEAD: Final = 1000
 MAX_PER_SENDER: Final = 1000
+MAX_BYTES_PER_SENDER: Final = 4 * 1024 * 1024
+MAX_WAIT_SECONDS: Final = 600  # in the pool, however late a transaction itself expires
 _KINDS: Final = {
     "TRANSACTION_EXPIRED": "expired",
     "EXCEEDED_MAX_TRANSACTION_SIZE": "malformed",
     "SEQUENCE_NUMBER_TOO_NEW": "policy",
     "SENDING_ACCOUNT_DOES_NOT_EXIST": "missing",
 }
-_TRANSFERS: Final = frozenset({"transfer", "transfer_coins", "batch_transfer", "batch_transfer_coins"})
+_TRANSFERS: Final = frozenset(
+    {"transfer", "transfer_coins", "batch_transfer", "batch_transfer_coins", "fungible_transfer_only"}
+)
 
 State = Mapping[bytes, bytes | None]
 
@@ -91,19 +95,21 @@ class Admitter:
             return transaction
         held = self.reservations.by_id.get(transaction.id)
         if held is not None:
-            return self._admitted(held.transaction, known=True)
+            return self._admitted(held.transaction, None, known=True)
         problem = check_form(transaction, self.functions)
         return transaction if problem is None else refused(problem, transaction.id)
 
     @staticmethod
-    def _admitted(transaction: UserTransaction, known: bool = False) -> Admitted:
-        return Admitted(transaction.id, transaction.raw, transaction.max_fee, b"", transaction.expires_at, known)
+    def _admitted(transaction: UserTransaction, time: int | None, known: bool = False) -> Admitted:
+        """``time``: the ledger's, in whole seconds; None where the pool has it already."""
+        expires = transaction.expires_at if time is None else min(transaction.expires_at, time + MAX_WAIT_SECONDS)
+        return Admitted(transaction.id, transaction.raw, transaction.max_fee, b"", expires, known)
 
     def admit(self, transaction: UserTransaction, state: State, block: BlockEnvironment) -> Admission:
         """Against the state and what is reserved; reserves."""
         held = self.reservations
         if transaction.id in held.by_id:  # twice in one call
-            return self._admitted(transaction, known=True)
+            return self._admitted(transaction, None, known=True)
         problem = check_prologue(state.__getitem__, transaction, block)
         if problem is not None:
             account = state[account_key(transaction.sender)]
@@ -118,11 +124,15 @@ class Admitter:
             message = "another transaction of this sender and sequence number was accepted before"
             data = {"winner": holder, "vm_status": 0, "prologue": 0}
             return Refused("SEQUENCE_NUMBER_TAKEN", message, "conflict", transaction.id, data)
-        if held.count(transaction.sender) >= MAX_PER_SENDER:
-            message = f"{MAX_PER_SENDER} transactions of this sender are waiting: send this one again later"
+        full = held.count(transaction.sender) >= MAX_PER_SENDER
+        if full or held.bytes_of(transaction.sender) + len(transaction.raw) > MAX_BYTES_PER_SENDER:
+            message = (
+                f"{MAX_PER_SENDER} transactions, or {MAX_BYTES_PER_SENDER} bytes, of one sender may wait: send this one "
+                "again later"
+            )
             return Refused("TOO_MANY_TRANSACTIONS", message, "busy", transaction.id, {"retry_after_seconds": 1})
         held.add(transaction, charges(transaction))
-        return self._admitted(transaction)
+        return self._admitted(transaction, block.seconds)
 
     def _check_later(self, transaction: UserTransaction, state: State) -> Problem | None:
         """What the prologue had not come to when it found the sequence number too new."""

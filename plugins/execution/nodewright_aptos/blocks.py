@@ -79,14 +79,24 @@ def proposer_address(proposer: bytes) -> bytes:
     return sha3_256(proposer).digest() if proposer else bytes(32)
 
 
+def round_and_time(context: BlockContext) -> tuple[int, int]:
+    """(round, microseconds). A consensus that has them says so in ``extra``: round u64 ‖ microseconds u64 ‖ its own, where
+    the microseconds are of the context's second; otherwise the height, and the beginning of that second."""
+    if len(context.extra) >= 16:
+        round, time = (int.from_bytes(context.extra[at : at + 8], "little") for at in (0, 8))
+        if time // MICROSECONDS == context.time:
+            return round, time
+    return context.height, context.time * MICROSECONDS
+
+
 def metadata_of(context: BlockContext) -> BlockMetadata:
     """Its id names the block as far as that is known before there is one: no two contexts have the same."""
     told = bcs.vector(
         map(bcs.blob, (bcs.u64(context.height), bcs.u64(context.time), context.proposer, context.randomness, context.extra))
     )
     id = sha3_256(b"nodewright::BlockMetadata" + told).digest()
-    time = context.time * MICROSECONDS
-    return BlockMetadata(id, epoch_of(context), context.height, proposer_address(context.proposer), b"", (), time)
+    round, time = round_and_time(context)
+    return BlockMetadata(id, epoch_of(context), round, proposer_address(context.proposer), b"", (), time)
 
 
 def prologue_of(context: BlockContext) -> Prologue:
@@ -227,7 +237,7 @@ async def execute(
         metadata = decode_block_metadata(request.prologue) if request.prologue else metadata_of(request.context)
     except Malformed as error:
         return Invalid("MALFORMED_PROLOGUE", f"its metadata cannot be read: {error}")
-    timestamp = max(request.context.time * MICROSECONDS, parent.timestamp + 1)
+    timestamp = max(round_and_time(request.context)[1], parent.timestamp + 1)
     proposer = proposer_address(request.context.proposer) if request.context.proposer else metadata.proposer
     block = BlockEnvironment(request.block.height, timestamp, epoch_of(request.context), chain_id, proposer)
     loaded = Loaded(view)

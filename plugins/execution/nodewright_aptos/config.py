@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import attrs
@@ -12,7 +13,7 @@ from nodewright.plugins.specs import setting
 @attrs.define
 class AptosConfig:
     executor: str = setting(
-        "sequential", help="how blocks are run: sequential, block-stm, columnar or sharded; all give the same results"
+        "sequential", help="how blocks are run: sequential, or columnar (transfers as arrays); both give the same results"
     )
     history: int = setting(
         1000, help="blocks whose state stays readable, provable and can be undone", minimum=1, maximum=1_000_000
@@ -32,6 +33,13 @@ class AptosConfig:
     executor_options: dict[str, Any] = setting(factory=dict, help="settings of the executor chosen: see docs/aptos.md")
 
 
+def _found(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ImportError:  # what it is in
+        return False
+
+
 def check(config: AptosConfig) -> list[str]:
     from nodewright_aptos.executors import EXECUTORS
 
@@ -41,4 +49,6 @@ def check(config: AptosConfig) -> list[str]:
     for name in config.functions:
         if not all(part.isidentifier() for part in name.split(".")):
             problems.append(f"functions: {name!r} is no module's name")
+        elif not _found(name):
+            problems.append(f"functions: there is no module {name!r}: install what has it, or leave it out")
     return problems

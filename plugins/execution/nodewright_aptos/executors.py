@@ -117,9 +117,7 @@ async def open_sequential(
 
 EXECUTORS: Final[dict[str, str]] = {
     "sequential": "nodewright_aptos.executors:open_sequential",
-    "block-stm": "nodewright_aptos.blockstm:open_executor",
     "columnar": "nodewright_aptos.columnar:open_executor",
-    "sharded": "nodewright_aptos.shardines:open_executor",
 }
 
 

@@ -2,6 +2,7 @@
 
 Invariants
 - A (sender, sequence number) is reserved by at most one transaction.
+- ``sizes`` of a sender is the bytes of what it has reserved.
 - ``owed`` of an account is the sum of what the reservations that it pays for may cost it at most.
 - Nothing here is seen by the execution of a block, other than to report which reservations the block defeats.
 """
@@ -28,6 +29,7 @@ class Reservations:
         self.by_id: dict[bytes, Reservation] = {}
         self.sequences: dict[bytes, dict[int, bytes]] = {}
         self.owed: dict[bytes, int] = {}
+        self.sizes: dict[bytes, int] = {}
 
     def holder(self, transaction: UserTransaction) -> bytes | None:
         """Who has this transaction's sequence number; None where it is free."""
@@ -36,9 +38,13 @@ class Reservations:
     def count(self, sender: bytes) -> int:
         return len(self.sequences.get(sender, ()))
 
+    def bytes_of(self, sender: bytes) -> int:
+        return self.sizes.get(sender, 0)
+
     def add(self, transaction: UserTransaction, charges: Mapping[bytes, int]) -> None:
         self.by_id[transaction.id] = Reservation(transaction, charges)
         self.sequences.setdefault(transaction.sender, {})[transaction.sequence_number] = transaction.id
+        self.sizes[transaction.sender] = self.bytes_of(transaction.sender) + len(transaction.raw)
         for account, amount in charges.items():
             self.owed[account] = self.owed.get(account, 0) + amount
 
@@ -53,8 +59,9 @@ class Reservations:
             transaction = reservation.transaction
             held = self.sequences[transaction.sender]
             del held[transaction.sequence_number]
+            self.sizes[transaction.sender] -= len(transaction.raw)
             if not held:
-                del self.sequences[transaction.sender]
+                del self.sequences[transaction.sender], self.sizes[transaction.sender]
             for account, amount in reservation.charges.items():
                 self.owed[account] -= amount
                 if not self.owed[account]:

@@ -12,13 +12,12 @@ from nodewright_aptos import abi
 from nodewright_aptos.addresses import address_text
 from nodewright_aptos.bcs import Malformed
 from nodewright_aptos.queries import AccountView
-from nodewright_aptos.statekeys import resource_of
+from nodewright_aptos.statekeys import MAX_STATE_KEY_BYTES, resource_of
 from nodewright_aptos.typetags import StructTag, parse_struct
 from nodewright_aptos_api.config import AptosApiConfig
 from nodewright_aptos_api.errors import account_not_found, invalid, not_found
-from nodewright_aptos_api.reads import Ledger, address_of, parse_number, read_address, whole_number
+from nodewright_aptos_api.reads import Ledger, address_of, limit_of, parse_number, read_address, whole_number
 
-# Fields of an account's own event handles: which creation number they have there.
 MAX_CURSOR = 1024
 
 
@@ -54,7 +53,7 @@ class Accounts:
 
     async def resources(self, request: Request) -> Response:
         address, at, _ = await self._there(request)
-        limit = min(whole_number(request, "limit", self._config.max_resources) or 1, self._config.max_resources)
+        limit = limit_of(request, self._config.max_resources, self._config.max_resources)
         start = request.query_params.get("start")
         after = None if start is None else _cursor(start)
         rows = await self._ledger.ask("resources", address=address, after=after, limit=limit, **at)
@@ -131,13 +130,14 @@ class Accounts:
             raise invalid(f"missing field {error}") from None
         except Malformed as error:
             raise invalid(str(error)) from None
-        value = await self._ledger.ask("table_item", handle=handle, key=key, **at)
+        short = len(key) <= MAX_STATE_KEY_BYTES - len(handle)
+        value = await self._ledger.ask("table_item", handle=handle, key=key, **at) if short else None
         if value is None:
             version = at.get("version", (await self._ledger.state()).version)
             raise not_found(
                 "table_item_not_found",
-                f"Table Item not found by Table handle({address_text(handle)}), Table key({document['key']}) and Ledger "
-                f"version({version})",
+                f"Table Item not found by Table handle({address_text(handle)}), Table key({str(document['key'])[:200]}) "
+                f"and Ledger version({version})",
             )
         try:
             shown = codec.to_json(abi.decode_argument(value_type, value))
@@ -149,8 +149,9 @@ class Accounts:
 async def json_object(request: Request) -> dict[str, Any]:
     try:
         document = json.loads(await request.body())
+        json.dumps(document, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except (ValueError, RecursionError) as error:
-        raise invalid(f"the body is not JSON: {error}") from None
+        raise invalid(f"the body is not JSON: {str(error)[:200]}") from None
     if not isinstance(document, dict):
         raise invalid("the body is no JSON object")
     return document

@@ -17,6 +17,7 @@ class AptosApiConfig(HttpSettings):
     max_batch: int = setting(100, help="transactions in one POST /transactions/batch, at most", minimum=1, maximum=10_000)
     wait_seconds: float = setting(1.0, help="how long wait_by_hash waits for a transaction", minimum=0, maximum=60)
     max_streams: int = setting(32, help="readers of /v1/transactions/stream at once; others are told 503", minimum=0)
+    max_streams_per_client: int = setting(8, help="of them per client address", minimum=0)
     allowed_origins: list[str] = setting(
         attrs.Factory(lambda: ["*"]), help='web pages that may call this node, such as "http://localhost:3000"; "*" for all'
     )
@@ -28,7 +29,9 @@ class FaucetConfig(HttpSettings):
     max_body_bytes: int = setting(16 * 1024, help="largest request body", minimum=1024, maximum=1024**3)
     max_octas: int = setting(100_000_000_000, help="octas given in one request, at most", minimum=0)
     wait_seconds: float = setting(
-        10.0, help="how long a request waits until its transaction is committed; it is answered then in any case", minimum=0
+        20.0,
+        help="how long a request waits until its transaction is committed; it is answered then in any case",
+        minimum=0.1,
     )
     allowed_origins: list[str] = setting(
         attrs.Factory(lambda: ["*"]), help='web pages that may call it, such as "http://localhost:3000"; "*" for all'

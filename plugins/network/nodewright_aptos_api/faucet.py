@@ -3,8 +3,9 @@
 Its key is the secret ``faucet_key`` (64 hexadecimal digits: the Ed25519 seed), or on a network whose genesis says
 ``faucet = "local"`` the one that everybody knows.
 
-Invariants: one transaction is made at a time, each with the next sequence number, which is read from the ledger whenever
-none of ours is under way; a refused or lost one is no gap for those that follow.
+Invariants: one transaction is made at a time, each with the lowest sequence number that is free; one that is lost (on a
+local network every node's faucet signs for the same account) leaves no gap and is made again. A request is answered with
+200 only for a transaction that did what it was for, or that is pending still when ``wait_seconds`` are over.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from nodewright_aptos.authenticators import ed25519_authenticator
 from nodewright_aptos.bcs import Malformed
 from nodewright_aptos.genesis import chain_id_of, local_faucet_seed
 from nodewright_aptos.queries import AccountView
+from nodewright_aptos.records import TransactionRow
 from nodewright_aptos_api.accounts import json_object
 from nodewright_aptos_api.config import FaucetConfig
 from nodewright_aptos_api.errors import ApiError, invalid, refusal
@@ -40,6 +42,7 @@ LIFE_SECONDS = 60
 MAX_GAS = 10_000
 MAX_UNDER_WAY = 200
 POLL_SECONDS = 1.0
+EXECUTION_FAILED = 4016  # ABORTED, among the VM's status codes
 
 
 def load_key(environment: Environment, genesis: Any) -> SigningKey:
@@ -61,10 +64,11 @@ def load_key(environment: Environment, genesis: Any) -> SigningKey:
 class Teller:
     """Makes the transactions and keeps their numbers."""
 
-    def __init__(self, node: NodeHandle, key: SigningKey, environment: Environment) -> None:
+    def __init__(self, node: NodeHandle, key: SigningKey, environment: Environment, pulse: Pulse) -> None:
         self._node = node
         self._key = key
         self._environment = environment
+        self._pulse = pulse
         self._chain_id = chain_id_of(node.genesis.get("execution", {}))
         self._turn = trio.Lock()
         self._next = 0
@@ -72,25 +76,48 @@ class Teller:
         self.public = bytes(key.verify_key)
         self.address = authentication_key(self.public, ED25519)
 
-    async def give(self, to: bytes, octas: int) -> bytes:
-        """Hash of the transaction, which the pool has. Raises ApiError."""
+    async def give(self, to: bytes, octas: int, seconds: float) -> bytes:
+        """Hash of the transaction that gave it: committed, or pending still after that long. Raises ApiError."""
+        id = b""
+        with trio.move_on_after(seconds):
+            while True:
+                id = await self._send(to, octas)
+                status = await self._outcome(id)
+                if status == "committed":
+                    await self._check(id)
+                    return id
+                # Another node's faucet used its number, or it was not ordered in time: again, with the next number.
+        if id and await self._status(id) in ("pending", "committed"):
+            return id
+        raise ApiError(503, "mempool_is_full", "what was sent was not taken into the chain: try again", retry_after=1)
+
+    async def _send(self, to: bytes, octas: int) -> bytes:
         async with self._turn:
             await self._settle()
-            account: AccountView | None = await self._node.execution.query(FINAL, "account", address=self.address)
-            if account is None:
-                raise ApiError(500, "internal_error", "the faucet's account is not on this network: check its key")
-            if not self._under_way:
-                self._next = account.sequence_number
             if len(self._under_way) >= MAX_UNDER_WAY:
                 raise ApiError(503, "mempool_is_full", "the faucet has too much under way: try again", retry_after=1)
             here = await self._node.execution.query(FINAL, "account", address=to)
-            raw = self._signed(self._call(to, octas, here is not None), self._next)
-            (answer,) = await self._node.pool.submit([raw], "faucet")
-            if isinstance(answer, Refused):
-                raise refusal(answer)
-            self._next += 1
-            self._under_way.add(answer.id)
-            return answer.id
+            call = self._call(to, octas, here is not None)
+            for _ in range(MAX_UNDER_WAY):
+                (answer,) = await self._node.pool.submit([self._signed(call, self._next)], "faucet")
+                if isinstance(answer, Refused):
+                    if answer.code == "SEQUENCE_NUMBER_TAKEN":
+                        self._next += 1
+                    elif answer.code == "SEQUENCE_NUMBER_TOO_OLD":
+                        self._next = max(self._next + 1, await self._number())
+                    else:
+                        raise refusal(answer)
+                else:
+                    self._next += 1
+                    self._under_way.add(answer.id)
+                    return answer.id
+        raise ApiError(503, "mempool_is_full", "others use the faucet's account too fast: try again", retry_after=1)
+
+    async def _number(self) -> int:
+        account: AccountView | None = await self._node.execution.query(FINAL, "account", address=self.address)
+        if account is None:
+            raise ApiError(500, "internal_error", "the faucet's account is not on this network: check its key")
+        return account.sequence_number
 
     @staticmethod
     def _call(to: bytes, octas: int, here: bool) -> transactions.EntryFunction:
@@ -106,22 +133,29 @@ class Teller:
         return transactions.signed_transaction(raw, ed25519_authenticator(self.public, signature))
 
     async def _settle(self) -> None:
-        """Forget those with a final status. Where one was lost, what follows it waits for a number that will not come: its
-        number is used again."""
-        ids = list(self._under_way)
-        lost = False
+        """Forget those with a final status. Where one was lost, its number is free, and used before any later one."""
+        ids, number, lost = list(self._under_way), await self._number(), False
         for id, status in zip(ids, await self._node.pool.status(ids), strict=True):
             if status is None or status.status != "pending":
                 self._under_way.discard(id)
-                lost = lost or status is None or status.status in ("rejected", "expired")
-        if lost:
-            account: AccountView | None = await self._node.execution.query(FINAL, "account", address=self.address)
-            self._next = 0 if account is None else account.sequence_number
-            self._under_way.clear()
+                lost = lost or status is None or status.status != "committed"
+        self._next = number if lost or not self._under_way else max(self._next, number)
 
-    async def pending(self, id: bytes) -> bool:
+    async def _status(self, id: bytes) -> str:
         (status,) = await self._node.pool.status([id])
-        return status is not None and status.status == "pending"
+        return "lost" if status is None else status.status
+
+    async def _outcome(self, id: bytes) -> str:
+        while (status := await self._status(id)) == "pending":
+            await self._pulse.wait(POLL_SECONDS)
+        return status
+
+    async def _check(self, id: bytes) -> None:
+        """That it did what it was for. Raises ApiError."""
+        row: TransactionRow | None = await self._node.execution.query(FINAL, "transaction", hash=id)
+        status = None if row is None else row.transaction_info().status
+        if status is not None and not status.success:
+            raise ApiError(400, "vm_error", f"the transaction {id.hex()} failed: {status.text()}", EXECUTION_FAILED)
 
 
 class Faucet:
@@ -132,7 +166,7 @@ class Faucet:
         self._environment = environment
         self.url = ""
 
-    def _routes(self, teller: Teller, pulse: Pulse) -> list[Route]:
+    def _routes(self, teller: Teller) -> list[Route]:
         async def given(address: Any, octas: Any) -> str:
             try:
                 to = parse_address(str(address))
@@ -141,11 +175,7 @@ class Faucet:
             amount = octas if isinstance(octas, int) and not isinstance(octas, bool) else parse_number(str(octas), "amount")
             if not 0 <= amount <= self._config.max_octas:
                 raise invalid(f"amount: at most {self._config.max_octas} octas are given at once, not {amount}")
-            hash = await teller.give(to, amount)
-            with trio.move_on_after(self._config.wait_seconds):
-                while await teller.pending(hash):
-                    await pulse.wait(POLL_SECONDS)
-            return hash.hex()
+            return (await teller.give(to, amount, self._config.wait_seconds)).hex()
 
         async def index(request: Request) -> Response:
             return PlainTextResponse("tap:ok")
@@ -174,10 +204,10 @@ class Faucet:
         ]
 
     async def run(self, node: NodeHandle, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        teller = Teller(node, load_key(self._environment, node.genesis), self._environment)
         pulse = Pulse(node.events)
+        teller = Teller(node, load_key(self._environment, node.genesis), self._environment, pulse)
         server = HttpServer(
-            application(self._routes(teller, pulse), self._config.allowed_origins), self._config, self._environment
+            application(self._routes(teller), self._config.allowed_origins), self._config, self._environment
         )
         self.url = server.url
         try:

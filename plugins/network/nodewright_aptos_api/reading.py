@@ -7,6 +7,7 @@ A hash that was answered with 202 is ``pending_transaction`` until it is committ
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ from nodewright_aptos.bcs import Malformed
 from nodewright_aptos.queries import ViewFailed
 from nodewright_aptos_api.accounts import json_object
 from nodewright_aptos_api.config import AptosApiConfig
-from nodewright_aptos_api.errors import ApiError, invalid, transaction_not_found
+from nodewright_aptos_api.errors import ApiError, invalid, not_found, transaction_not_found
 from nodewright_aptos_api.reads import Ledger, headers_of, parse_number, whole_number, yes
 from nodewright_aptos_api.views import Json, hexadecimal
 
@@ -34,7 +35,7 @@ class Reading:
         self._ledger = ledger
         self._config = config
         self._pulse = pulse
-        self._streams = 0
+        self._streams: Counter[str] = Counter()  # readers by client
 
     # --- transactions ------------------------------------------------------------------------------------------------
 
@@ -127,7 +128,9 @@ class Reading:
     async def stream(self, request: Request) -> Response:
         """Server-sent events: each committed transaction once, in order; the id of an event is its ledger version. Begins
         after ``Last-Event-ID``, at ``start_version``, or with what is committed next."""
-        if self._streams >= self._config.max_streams:
+        client = request.client.host if request.client is not None else ""
+        full = self._streams.total() >= self._config.max_streams
+        if full or self._streams[client] >= self._config.max_streams_per_client:
             raise ApiError(503, "internal_error", "too many readers of this stream: try again later", retry_after=5)
         last = request.headers.get("last-event-id")
         state = await self._ledger.state()
@@ -135,13 +138,13 @@ class Reading:
             start = parse_number(last, "Last-Event-ID") + 1
         else:
             start = whole_number(request, "start_version", state.version + 1) or 0
-        if start <= state.version:
-            await self._ledger.by_version(start)
+        if start > state.version + 1:
+            raise not_found("version_not_found", f"Ledger version({start}) is beyond the next one, {state.version + 1}")
         headers = headers_of(state) | {"Cache-Control": "no-cache"}
-        return StreamingResponse(self._events(start), headers=headers, media_type="text/event-stream")
+        return StreamingResponse(self._events(start, client), headers=headers, media_type="text/event-stream")
 
-    async def _events(self, version: int) -> AsyncIterator[bytes]:
-        self._streams += 1
+    async def _events(self, version: int, client: str) -> AsyncIterator[bytes]:
+        self._streams[client] += 1
         try:
             quiet = trio.current_time()
             yield b": committed transactions\n\n"
@@ -157,7 +160,8 @@ class Reading:
                         yield b": nothing new\n\n"
                         quiet = trio.current_time()
         finally:
-            self._streams -= 1
+            self._streams[client] -= 1
+            self._streams += Counter()  # those with none are forgotten
 
 
 def _texts(value: Any) -> bool:

@@ -22,16 +22,18 @@ from nodewright_aptos.records import BlockRow, TransactionRow
 from nodewright_aptos_api.errors import ApiError, invalid, not_found
 from nodewright_aptos_api.views import Json, Views
 
+OLDEST = "0"  # the ledger is never pruned: transactions and blocks are there from the first on, states for a while
+
 
 def headers_of(ledger: LedgerState) -> dict[str, str]:
     return {
         "X-Aptos-Chain-Id": str(ledger.chain_id),
         "X-Aptos-Epoch": str(ledger.epoch),
         "X-Aptos-Ledger-Version": str(ledger.version),
-        "X-Aptos-Ledger-Oldest-Version": str(ledger.oldest_version),
+        "X-Aptos-Ledger-Oldest-Version": OLDEST,
         "X-Aptos-Ledger-TimestampUsec": str(ledger.timestamp),
         "X-Aptos-Block-Height": str(ledger.height),
-        "X-Aptos-Oldest-Block-Height": str(ledger.oldest_height),
+        "X-Aptos-Oldest-Block-Height": OLDEST,
     }
 
 
@@ -56,6 +58,13 @@ def parse_number(text: str, name: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 20) or int(text) >= 1 << 64:
         raise invalid(f"failed to parse parameter {name}: {text[:40]!r} is no whole number of 64 bits")
     return int(text)
+
+
+def limit_of(request: Request, default: int, most: int) -> int:
+    limit = whole_number(request, "limit", default)
+    if limit == 0:
+        raise invalid("limit must be at least 1")
+    return min(limit or default, most)
 
 
 def yes(request: Request, name: str) -> bool:
@@ -90,10 +99,7 @@ class Ledger:
         return {} if version is None else {"version": version}
 
     def limit(self, request: Request) -> int:
-        limit = whole_number(request, "limit", 25)
-        if limit == 0:
-            raise invalid("limit must be at least 1")
-        return min(limit or 25, self.page_size)
+        return limit_of(request, 25, self.page_size)
 
     # --- rows --------------------------------------------------------------------------------------------------------
 
@@ -113,9 +119,6 @@ class Ledger:
         row: TransactionRow | None = await self.ask("transaction", version=version)
         if row is not None:
             return row
-        state = await self.state()
-        if version < state.oldest_version:
-            raise ApiError(410, "version_pruned", f"Ledger version({version}) has been pruned")
         raise not_found("version_not_found", f"Ledger version not found by Ledger version({version})")
 
     async def by_hash(self, hash: bytes) -> TransactionRow | None:

@@ -22,7 +22,7 @@ from nodewright_aptos_api.accounts import Accounts
 from nodewright_aptos_api.config import AptosApiConfig
 from nodewright_aptos_api.errors import ApiError
 from nodewright_aptos_api.reading import Reading
-from nodewright_aptos_api.reads import Ledger, headers_of, whole_number
+from nodewright_aptos_api.reads import OLDEST, Ledger, headers_of, whole_number
 from nodewright_aptos_api.submit import Submissions
 from nodewright_aptos_api.views import Views
 
@@ -88,10 +88,10 @@ class AptosApi:
                 "chain_id": state.chain_id,
                 "epoch": str(state.epoch),
                 "ledger_version": str(state.version),
-                "oldest_ledger_version": str(state.oldest_version),
+                "oldest_ledger_version": OLDEST,
                 "ledger_timestamp": str(state.timestamp),
                 "node_role": "full_node",
-                "oldest_block_height": str(state.oldest_height),
+                "oldest_block_height": OLDEST,
                 "block_height": str(state.height),
                 "git_hash": f"nodewright {node.info.get('version', '')}".strip(),
             }
@@ -124,7 +124,7 @@ class AptosApi:
             "/v1/accounts/{address}/modules": accounts.modules,
             "/v1/accounts/{address}/module/{name}": accounts.module,
             "/v1/accounts/{address}/transactions": accounts.transactions,
-            "/v1/accounts/{address}/events/{creation_number:int}": accounts.events,
+            "/v1/accounts/{address}/events/{creation_number}": accounts.events,
             "/v1/accounts/{address}/events/{handle}/{field}": accounts.events_by_handle,
             "/v1/transactions": reading.transactions,
             "/v1/transactions/stream": reading.stream,

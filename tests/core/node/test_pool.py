@@ -324,6 +324,28 @@ async def test_block_while_a_batch_is_admitted(bench: Any) -> None:
         assert [item.id for item in pool.pending()] == ids[2:]
 
 
+async def test_what_is_always_taken_expires_all_the_same(bench: Any, autojump_clock: trio.testing.MockClock) -> None:
+    """A consensus that cannot use it yet gives it back and takes it again at once."""
+    txs, ids = bench.make(1, b"gap", expires=1010)
+    bench.environment.inline = True
+    async with bench.pool() as pool:
+        await pool.submit(txs)
+
+        async def take_again() -> None:
+            while True:
+                taken = await pool.take(10)
+                await trio.sleep(0.05)
+                pool.give_back([one.id for one in taken])
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(take_again)
+            for _ in range(8):
+                await trio.sleep(1)
+                bench.environment.time += 2.0
+            assert await names(pool, ids) == ["expired"]
+            nursery.cancel_scope.cancel()
+
+
 async def test_expiry(bench: Any, autojump_clock: trio.testing.MockClock) -> None:
     bench.environment.inline = True
     soon, soon_ids = bench.make(1, b"soon", expires=1010)

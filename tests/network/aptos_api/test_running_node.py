@@ -52,6 +52,8 @@ def test_what_was_answered_202_is_followed_to_its_end(client: Any, wallet: Any) 
     store = "0x1::coin::CoinStore<0x1::aptos_coin::AptosCoin>"
     (event,) = client.get(f"/accounts/{bob.text}/events/{store}/deposit_events")
     assert event["version"] == told["version"] and event["data"] == {"amount": "5"}
+    assert client.get(f"/accounts/{bob.text}/events/2") == [event]
+    assert int(told["timestamp"]) % 1_000_000 > 1000, "the clock has microseconds"
     block = client.get(f"/blocks/by_version/{told['version']}", with_transactions="true")
     kinds = [one["type"] for one in block["transactions"]]
     assert kinds[0] == "block_metadata_transaction" and kinds[-1] == "state_checkpoint_transaction"
@@ -130,6 +132,18 @@ def test_what_is_not_there_is_named(client: Any) -> None:
         "/accounts/0x1/resources?start=00",
     ):
         assert code(bad, 400) == "invalid_input"
+    for text in (
+        b'{"function": "0x1::coin::\\ud800", "type_arguments": [], "arguments": []}',
+        b'{"key_type": "0x1::string::String", "value_type": "u8", "key": "\\ud800"}',
+        b'{"key_type": "vector<u8>", "value_type": "u8", "key": 5}',
+    ):
+        for path in ("/view", "/tables/0x1/item"):
+            assert client.http.post(path, content=text).status_code == 400, (path, text)
+    long = {"key_type": "vector<u8>", "value_type": "u8", "key": "0x" + "00" * 100_000}
+    assert client.http.post("/tables/0x1/item", json=long).status_code == 404
+    for start in ({"params": {"start_version": str(2**64 - 1)}}, {"headers": {"Last-Event-ID": str(2**64 - 1)}}):
+        assert client.http.get("/transactions/stream", **start).status_code == 404
+    assert code("/accounts/0x1/resources?limit=0", 400) == "invalid_input"
     answer = client.http.post("/view", json={"function": "0x1::coin::nothing", "type_arguments": [], "arguments": []})
     assert answer.status_code == 400 and "Move VM" in answer.json()["message"]
 
@@ -178,6 +192,11 @@ def test_the_faucet_says_what_it_does_not_give(client: Any) -> None:
         assert httpx.post(f"{client.faucet}/fund", json=body).status_code == 400
     much = httpx.post(f"{client.faucet}/mint", params={"address": "0x77", "amount": 10**12})
     assert much.status_code == 400 and "at most 1000000000 octas" in much.json()["message"]
+
+
+def test_what_the_faucet_could_not_give_is_no_200(client: Any) -> None:
+    answer = httpx.post(f"{client.faucet}/mint", params={"address": "0x0", "amount": "9"}, timeout=60)
+    assert answer.status_code == 400 and "ECANNOT_RESERVED_ADDRESS" in answer.json()["message"]
 
 
 def test_many_ask_the_faucet_at_once(client: Any) -> None:
