@@ -21,7 +21,7 @@ from nodewright_bitcoin.transaction import Transaction
 from nodewright_bsv_api.bench.wallet import Coin, payments, sha256d
 from nodewright_bsv_api.client import BsvClient
 
-KILLS = 4
+KILLS = 3
 
 
 def forgetful() -> dict[str, str]:
