@@ -27,8 +27,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 LONG_FIRST = ("tests/consensus/", "tests/e2e/", "tests/integration/")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.nodeid.startswith(LONG_FIRST))
+    if config.getoption("--budget") < 2:
+        for item in items:
+            if item.get_closest_marker("long") is not None:
+                item.add_marker(pytest.mark.skip(reason="long, and others hold most of it: run with --budget 2"))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -75,6 +75,7 @@ def test_the_figures_agree_with_each_other(figures: Any) -> None:
     assert told["node_cpu_loading_seconds"] <= told["node_cpu_seconds"]
 
 
+@pytest.mark.long
 def test_the_digest_is_the_same_on_every_database_and_another_for_another_seed(figures: Any) -> None:
     assert figures()["digest"] == figures(MEMORY)["digest"]
     few, other = figures(MEMORY, 1, 20), figures(MEMORY, 2, 20)

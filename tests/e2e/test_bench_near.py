@@ -40,6 +40,7 @@ def figures(folder: Path, *arguments: str) -> dict[str, Any]:
     return told
 
 
+@pytest.mark.long
 def test_the_final_state_is_one_however_the_load_falls_into_blocks(tmp_path: Path) -> None:
     """From inside the node on LevelDB, over sockets into memory; and each shard has its own."""
     told = figures(tmp_path)

@@ -64,6 +64,7 @@ def test_a_node_moves_to_another_database_and_back(
     assert leveldb.stop() == 0
 
 
+@pytest.mark.long
 def test_a_killed_node_through_a_snapshot(
     node: Callable[..., NodeProcess], wallet_of: Callable[[NodeProcess], Any], tmp_path: Path
 ) -> None:

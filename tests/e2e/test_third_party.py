@@ -85,6 +85,7 @@ def test_a_store_runs_the_demo(tmp_path: Path) -> None:
     assert "both nodes have stopped cleanly" in done.stdout
 
 
+@pytest.mark.long
 def test_a_store_survives_kills_and_holds_what_leveldb_holds(
     node: Callable[..., NodeProcess], wallet_of: Callable[[NodeProcess], Any], tmp_path: Path
 ) -> None:

@@ -140,7 +140,7 @@ def account(sides: Sides) -> tuple[int, int]:
     return len(names) - len(gone), len(gone)
 
 
-@pytest.mark.parametrize("end", ["remove", "clear"])
+@pytest.mark.parametrize("end", [pytest.param("remove", marks=pytest.mark.long), "clear"])
 def test_parted_and_healed(sides: tuple[Sides, list[Coin]], end: str, budget: int) -> None:
     pair, coins = sides
     dice = random.Random(5)

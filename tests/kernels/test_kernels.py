@@ -41,6 +41,7 @@ def test_hashes_at_the_edges_of_padding():
     assert kernels.sha256d_many(messages) == plain.sha256d_many(messages)
 
 
+@pytest.mark.long
 @settings(max_examples=40, deadline=None)
 @given(MESSAGES, st.booleans())
 def test_lanes_side_by_side_equal_the_reference(messages, double):

@@ -60,6 +60,7 @@ def test_pairs_equal_hashlib(kernels: Any, count: int, seed: int, width: int) ->
     assert sha3.plain_pairs(data, prefix) == expected
 
 
+@pytest.mark.long
 def test_what_another_processor_would_run(kernels: Any) -> None:
     """Four lanes where there are eight, and the other way round."""
     import numpy as np
