@@ -141,7 +141,13 @@ class NearClient:
         self.http = httpx.Client(base_url=url, timeout=60)
 
     def call(self, method: str, params: Any) -> Any:
-        answer = self.http.post("/", json={"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).json()
+        asked = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+        reply = self.http.post("/", json=asked)
+        while (
+            reply.status_code == httpx.codes.REQUEST_TIMEOUT
+        ):  # not final within one call's time: asked again, as clients do
+            reply = self.http.post("/", json=asked)
+        answer = reply.json()
         assert "error" not in answer, answer
         return answer["result"]
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ pytest.importorskip("wasmtime")
 
 from nodewright_near.accounts import AccessKey
 from nodewright_near.genesis import shard_of
-from nodewright_near.primitives import key_text, parse_hash
+from nodewright_near.primitives import hash_text, key_text, parse_hash
 from nodewright_near.transactions import Action, AddKey, CreateAccount, SignedTransaction, Transaction, Transfer
 from nodewright_nightshade.local import boundaries
 
@@ -95,7 +96,19 @@ def send(node: dict[str, Any], name: str, key: SigningKey, receiver: str, *actio
     nonce = int(call(node, "query", asked)["nonce"]) + 1
     transaction = Transaction(name, public, nonce, receiver, parse_hash(final(node)["hash"]), actions)
     signed = SignedTransaction.of(transaction, b"\0" + key.sign(transaction.hash()).signature)
-    call(node, "broadcast_tx_commit", [base64.b64encode(signed.raw).decode()])
+    call(node, "send_tx", {"signed_tx_base64": base64.b64encode(signed.raw).decode(), "wait_until": "NONE"})
+    until(lambda: executed(node, signed), f"what {name} sent")
+
+
+def executed(node: dict[str, Any], signed: SignedTransaction) -> bool:
+    """Whether it is final; a node answers 408 when that takes longer than a call may, and is asked again, as clients do."""
+    asked = {"tx_hash": hash_text(signed.id), "sender_account_id": signed.transaction.signer_id, "wait_until": "FINAL"}
+    try:
+        call(node, "tx", asked)
+    except urllib.error.HTTPError as error:
+        assert error.code == 408, error.read()
+        return False
+    return True
 
 
 def test_a_network_of_four_processes(devnet: tuple[subprocess.Popen[str], list[dict[str, Any]]]) -> None:
