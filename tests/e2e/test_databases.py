@@ -30,6 +30,7 @@ from nodewright_nightshade import local
 
 COUNT = 300
 TRANSFERS = 40
+PATIENCE_CALLS = 12  # of ten seconds each
 SLOTS = {"teranode": ("utxo", "chain", "blobs"), "near": ("state", "chain"), "aptos": ("state", "chain")}
 Settings = dict[str, str]
 
