@@ -19,6 +19,7 @@ from typing import Final
 import numpy as np
 from attrs import define
 
+from nodewright_aptos.partition.groups import begin
 from nodewright_aptos.partition.hypergraph import Hypergraph, hypergraph
 from nodewright_aptos.partition.inner import inner
 from nodewright_aptos.partition.model import Access, Array, Partition
@@ -79,8 +80,9 @@ def search(graph: Hypergraph, shards: int, seed: int, watch: Callable[[Step], No
     heaviest_first = order[np.argsort(-weights[order], kind="stable")]
     shard = np.zeros(len(weights), np.int32)
     loads = np.zeros(shards, np.int64)
-    loops.pack(np.ascontiguousarray(heaviest_first[bound[heaviest_first]]), weights, shard, loads)
     visit = np.ascontiguousarray(order[bound[order]])
+    if len(visit):
+        begin(graph, shards, cap, visit, shard, loads)
     if shards > 1 and len(visit):
         state = _Search(graph, shard, loads, cap, visit, shards)
         p = FIRST

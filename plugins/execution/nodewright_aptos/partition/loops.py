@@ -13,7 +13,7 @@ Array = Any
 
 
 def group(values: Array, starts: Array, order: Array) -> None:
-    """Indices by value, stable. ``values`` (n,) i8 in 0 .. m - 1; ``starts`` (m + 1,) i8 zeros and ``order`` (n,) are filled."""
+    """Indices by value, stable. ``values`` (n,) i8 below m. ``starts`` (m + 1,) i8 zeros and ``order`` (n,) are made."""
     for value in values:
         starts[value + 1] += 1
     for value in range(1, len(starts)):
@@ -95,6 +95,112 @@ def pack(listed: Array, weights: Array, shard: Array, loads: Array) -> None:
                 best = place
         shard[sender] = best
         loads[best] += weights[sender]
+
+
+def adopt(
+    visit: Array,
+    starts: Array,
+    neighbours: Array,
+    their_labels: Array,
+    labels: Array,
+    weights: Array,
+    mass: Array,
+    limit: int,
+    counts: Array,
+) -> int:
+    """Each vertex of ``visit`` takes the label that most of its neighbours have; of several its own, else the lowest.
+
+    ``labels`` of the vertices; ``mass`` (labels,) i8: weight of the vertices that have each, which does
+    not grow beyond ``limit``. ``counts`` (labels,) i8 zeros, and zeros again after. Answers how many labels changed.
+    """
+    changes = 0
+    for vertex in visit:
+        mine = labels[vertex]
+        for pin in range(starts[vertex], starts[vertex + 1]):
+            counts[their_labels[neighbours[pin]]] += 1
+        best = mine
+        most = counts[mine]
+        for pin in range(starts[vertex], starts[vertex + 1]):
+            label = their_labels[neighbours[pin]]
+            if label == best or mass[label] + weights[vertex] > limit:
+                continue
+            if counts[label] > most or (counts[label] == most and best != mine and label < best):
+                best = label
+                most = counts[label]
+        for pin in range(starts[vertex], starts[vertex + 1]):
+            counts[their_labels[neighbours[pin]]] = 0
+        if best != mine:
+            mass[mine] -= weights[vertex]
+            mass[best] += weights[vertex]
+            labels[vertex] = best
+            changes += 1
+    return changes
+
+
+def even(weights: Array, place: Array, loads: Array, cap: int, tries: int) -> None:
+    """Exchange groups, or move one, between the fullest shard and another as long as that is above ``cap`` and less becomes
+    of the fuller of the two, always what leaves the least. ``weights`` (G,) i8, ``place`` (G,) i4; at most ``tries``
+    exchanges."""
+    groups = len(weights)
+    for _ in range(tries):
+        full = 0
+        for shard in range(1, len(loads)):
+            if loads[shard] > loads[full]:
+                full = shard
+        if loads[full] <= cap:
+            return
+        best = loads[full]
+        giving = -1
+        taking = -1
+        other = -1
+        for one in range(groups):
+            if place[one] != full:
+                continue
+            for shard in range(len(loads)):
+                fuller = max(loads[full] - weights[one], loads[shard] + weights[one])
+                if shard != full and fuller < best:
+                    best = fuller
+                    giving = one
+                    taking = -1
+                    other = shard
+            for back in range(groups):
+                shard = place[back]
+                if shard != full:
+                    more = weights[one] - weights[back]
+                    fuller = max(loads[full] - more, loads[shard] + more)
+                    if fuller < best:
+                        best = fuller
+                        giving = one
+                        taking = back
+                        other = shard
+        if giving < 0:
+            return
+        more = weights[giving]
+        place[giving] = other
+        if taking >= 0:
+            more -= weights[taking]
+            place[taking] = full
+        loads[full] -= more
+        loads[other] += more
+
+
+def spill(listed: Array, weights: Array, shard: Array, loads: Array, cap: int, target: Array) -> None:
+    """Senders of ``listed`` in turn leave a shard that is above ``cap``: those of one shard to one other, while that has
+    room. ``target`` (S,) i8 is scratch, filled with -1."""
+    for sender in listed:
+        here = shard[sender]
+        if loads[here] <= cap:
+            continue
+        to = target[here]
+        if to < 0 or loads[to] + weights[sender] > cap:
+            to = 0
+            for place in range(1, len(loads)):
+                if loads[place] < loads[to]:
+                    to = place
+            target[here] = to
+        loads[here] -= weights[sender]
+        loads[to] += weights[sender]
+        shard[sender] = to
 
 
 def tally(pin_starts: Array, out: Array, weights: Array, shard: Array, counts: Array, loads: Array) -> None:
