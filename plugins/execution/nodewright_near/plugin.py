@@ -31,6 +31,7 @@ async def open_near(config: NearConfig, dependencies: Dependencies, environment:
     from nodewright_near.config import parameters
     from nodewright_near.engine import NearEngine
     from nodewright_near.genesis import check_boundaries
+    from nodewright_near.ways import KERNELS
 
     table = dependencies["genesis"].get("execution", {})
     boundaries = check_boundaries(table.get("boundary_accounts", ()))
@@ -51,7 +52,7 @@ async def open_near(config: NearConfig, dependencies: Dependencies, environment:
     await engine.open()
     async with trio.open_nursery() as nursery:
         if config.kernels == "auto":
-            nursery.start_soon(warm_up_kernels, environment, LANES)
+            nursery.start_soon(warm_up_kernels, environment, LANES, KERNELS)
         try:
             yield engine
         finally:

@@ -1,51 +1,66 @@
-"""Other values under keys that the trie has already: the frequent batch of changes, node by node from the leaves up.
+"""Other values under keys that the trie has already: the frequent batch of changes, all nodes of a level at once.
 
 Where no key comes or goes and no value changes its length, a trie keeps its shape: each node on the way to a changed value
-gets other hashes at places that do not move. ``Ways`` holds such nodes of one state, each linked to the one above it, and
-moves on with the state. ``trie.update`` does the same for any changes; this does it with fewer steps, or not at all.
+gets other hashes at places that do not move. ``Ways`` holds such nodes of one state and moves on with it. They are numbered,
+and stand as columns: the bytes of node n are ``data[starts[n]:ends[n]]``, and its own hash stands ``at[n]`` bytes into those
+of the node ``above[n]``. ``trie.update`` does the same for any changes; this does it with fewer steps, or not at all.
 
 Invariants
-- Every step in ``steps``, and every leaf in ``leaves`` whose way up has no step that is ``gone``, is the node at its path
-  in the trie under ``root``.
+- The node that ``steps`` names by its path, and every leaf in ``leaves`` whose way up has no node that is ``gone``, is the
+  one at its path in the trie under ``root``.
 - ``patch`` answers what ``trie.update`` would, with the same nodes in ``changed``; or None, with ``changed`` as it was.
   Raises Missing as it does, and then too nothing has changed.
+- The compiled kernel (``waykernels``) and the plain loop do the same to the same columns.
 - What is held is bounded: when there are too many keys it is all forgotten.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from nodewright.kernels import sha256_many
+from nodewright.kernels.switch import compiled
 from nodewright_near.trie import EMPTY_ROOT, Source
 from nodewright_near.trienodes import BRANCH, BRANCH_WITH_VALUE, EXTENSION, LEAF, nibbles, pack
 
 MAX_KEYS: Final = 1 << 17
-
-
-class Step:
-    """A node: its path and bytes, the node above, and where in that its own hash stands."""
-
-    __slots__ = ("above", "at", "gone", "path", "raw")
-
-    def __init__(self, path: bytes, raw: bytes, at: int, above: Step | None) -> None:
-        self.path = path
-        self.raw = raw
-        self.at = at
-        self.above = above
-        self.gone = False
+# Compiled beside the core's kernels: ``warm_up(KERNELS)``.
+KERNELS: Final = "nodewright_near.waykernels"
+# Fewer keys are done sooner by the plain loop.
+WORTH_A_CALL: Final = 16
+NOTHING: Final = -1
 
 
 class Ways:
     def __init__(self) -> None:
-        self.root = EMPTY_ROOT
-        self.leaves: dict[bytes, Step] = {}  # by key
-        self.steps: dict[bytes, Step] = {}  # by path, leaves too
-        self.reshaped = False  # whether a step has gone since all was forgotten
+        self._forget(EMPTY_ROOT)
 
     def _forget(self, root: bytes) -> None:
-        self.root, self.leaves, self.steps, self.reshaped = root, {}, {}, False
+        self.root = root
+        self.leaves: dict[bytes, int] = {}  # by key
+        self.steps: dict[bytes, int] = {}  # by path, leaves too
+        self.gone: set[int] = set()  # nodes that have been replaced by others since
+        self._data = bytearray()
+        self.paths: list[bytes] = []
+        self._starts, self._ends = array("q"), array("q")
+        self._above, self._at, self._depths = array("q"), array("q"), array("q")
+
+    def _raw(self, step: int) -> bytes:
+        return bytes(self._data[self._starts[step] : self._ends[step]])
+
+    def _add(self, path: bytes, raw: bytes, at: int, above: int) -> int:
+        number = len(self.paths)
+        self.paths.append(path)
+        self._starts.append(len(self._data))
+        self._data += raw
+        self._ends.append(len(self._data))
+        self._above.append(above)
+        self._at.append(at)
+        self._depths.append(len(path))
+        self.steps[path] = number
+        return number
 
     def patch(
         self,
@@ -57,41 +72,57 @@ class Ways:
         """The root after ``changes``; None where they are of another kind."""
         if root == EMPTY_ROOT or not changes:
             return None
-        if root != self.root or len(self.leaves) >= MAX_KEYS:
+        if root != self.root or len(self.leaves) >= MAX_KEYS or 2 * len(self.gone) > len(self.paths):
             self._forget(root)
         if None in changes.values() or not self._learn(source, changes):
             return None
-        work: list[tuple[Step, bytes]] = []
-        above: dict[Step, bytearray] = {}
-        levels: dict[int, list[Step]] = {}
-        leaves = self.leaves
+        leaves = [self.leaves[key] for key in changes]
         values: list[bytes] = [value for value in changes.values() if value is not None]
-        for key, value, digest in zip(changes, values, sha256_many(values), strict=True):
-            leaf = leaves[key]
-            raw = leaf.raw
-            at = 5 + int.from_bytes(raw[1:5], "little")
-            if int.from_bytes(raw[at : at + 4], "little") != len(value):
+        kernels = compiled(KERNELS)
+        if kernels is None or len(leaves) < WORTH_A_CALL:
+            done = self._plain(leaves, values)
+        else:
+            columns = self._starts, self._ends, self._above, self._at, self._depths
+            done = kernels.patch(self._data, *columns, leaves, values)
+        if done is None:
+            return None
+        self.root, order, raws = done
+        paths = self.paths
+        changed.update(zip([paths[step] for step in order], raws, strict=True))
+        return self.root
+
+    def _plain(self, leaves: Sequence[int], values: Sequence[bytes]) -> tuple[bytes, list[int], list[bytes]] | None:
+        """The root, the nodes that changed, far ones first, and their bytes; None, and nothing changed, where a value has
+        another length than the one before."""
+        data, starts, ends, places = self._data, self._starts, self._ends, []
+        for leaf, value in zip(leaves, values, strict=True):
+            start = starts[leaf]
+            place = start + 5 + int.from_bytes(data[start + 1 : start + 5], "little")
+            if int.from_bytes(data[place : place + 4], "little") != len(value):
                 return None
-            work.append((leaf, b"%b%b%b" % (raw[: at + 4], digest, raw[-8:])))
-            step = leaf.above
-            while step is not None and step not in above:
-                above[step] = bytearray(step.raw)
-                depth = len(step.path)
-                if depth in levels:
-                    levels[depth].append(step)
-                else:
-                    levels[depth] = [step]
-                step = step.above
-        # From here on nothing is refused any more.
-        while True:
-            for (step, raw), digest in zip(work, sha256_many([raw for _, raw in work]), strict=True):
-                step.raw = changed[step.path] = raw
-                if step.above is None:
-                    self.root = digest
-                    return digest
-                at = step.at
-                above[step.above][at : at + 32] = digest
-            work = [(step, bytes(above[step])) for step in levels.pop(max(levels))]
+            places.append(place + 4)
+        seen: set[int] = set()
+        levels: dict[int, list[int]] = {}
+        for leaf, place, digest in zip(leaves, places, sha256_many(values), strict=True):
+            data[place : place + 32] = digest
+            step = leaf
+            while step != NOTHING and step not in seen:
+                seen.add(step)
+                levels.setdefault(self._depths[step], []).append(step)
+                step = self._above[step]
+        order: list[int] = []
+        raws: list[bytes] = []
+        digest = self.root
+        for depth in sorted(levels, reverse=True):
+            of_level = [bytes(data[starts[step] : ends[step]]) for step in levels[depth]]
+            for step, digest in zip(levels[depth], sha256_many(of_level), strict=True):
+                above = self._above[step]
+                if above != NOTHING:
+                    place = starts[above] + self._at[step]
+                    data[place : place + 32] = digest
+            order += levels[depth]
+            raws += of_level
+        return digest, order, raws
 
     def follow(self, old: bytes, new: bytes, changed: Mapping[bytes, bytes | None]) -> None:
         """The state under ``old`` was moved to ``new`` by ``trie.update``, which gave these nodes."""
@@ -100,66 +131,69 @@ class Ways:
         self.root = new
         for path in self.steps.keys() & changed.keys():
             step, raw = self.steps[path], changed[path]
-            if raw is not None and _shape(raw) == _shape(step.raw):
-                step.raw = raw
+            if raw is not None and _shape(raw) == _shape(self._raw(step)):
+                self._data[self._starts[step] : self._ends[step]] = raw
             else:
-                step.gone = self.reshaped = True
+                self.gone.add(step)
                 del self.steps[path]
 
     def _learn(self, source: Source, keys: Iterable[bytes]) -> bool:
         """Whether each key has a leaf; then it is in ``leaves``, and nothing above it is gone. Raises Missing."""
-        leaves = self.leaves
+        leaves, gone = self.leaves, self.gone
         unknown = [key for key in keys if key not in leaves]
-        if self.reshaped:
-            whole: set[Step] = set()
+        if gone:
+            whole: set[int] = set()
             for key in keys:
-                step = leaves.get(key)
-                climbed: list[Step] = []
-                while step is not None and not step.gone and step not in whole:
+                step = leaves.get(key, NOTHING)
+                climbed: list[int] = []
+                while step != NOTHING and step not in gone and step not in whole:
                     climbed.append(step)
-                    step = step.above
-                if step is None or not step.gone:
+                    step = self._above[step]
+                if step not in gone:
                     whole.update(climbed)
                 else:
                     unknown.append(key)
         # Neighbours share most of their way.
-        last: Step | None = None
+        last = NOTHING
+        paths = self.paths
         for way, key in sorted([(nibbles(key), key) for key in unknown]):
-            while last is not None and not way.startswith(last.path):
-                last = last.above
+            while last != NOTHING and not way.startswith(paths[last]):
+                last = self._above[last]
             last = self._find(source, way, last)
-            if last is None:
+            if last == NOTHING:
                 return False
             leaves[key] = last
         return True
 
-    def _find(self, source: Source, way: bytes, start: Step | None) -> Step | None:
-        """The leaf that this way leads to and no further; None for any other. ``start``: a step on it. Raises Missing."""
+    def _find(self, source: Source, way: bytes, start: int) -> int:
+        """The leaf that this way leads to and no further; NOTHING for any other. ``start``: a node on it, or NOTHING. Raises
+        Missing."""
         steps = self.steps
-        path, digest, at = b"", self.root, 0
-        above: Step | None = None
-        if start is not None:
-            path, at, above = start.path, start.at, start.above
+        path, digest, at, above = b"", self.root, 0, NOTHING
+        if start != NOTHING:
+            path, at, above = self.paths[start], self._at[start], self._above[start]
         while True:
-            step = steps.get(path)
-            if step is None or step.above is not above:
-                step = steps[path] = Step(path, source.node(path, digest), at, above)
-            raw = step.raw
+            step = steps.get(path, NOTHING)
+            if step == NOTHING or self._above[step] != above:
+                raw = source.node(path, digest)
+                step = self._add(path, raw, at, above)
+            else:
+                raw = self._raw(step)
             kind, depth = raw[0], len(path)
             if kind in (BRANCH, BRANCH_WITH_VALUE):
                 at = 3 if kind == BRANCH else 39
                 mask = raw[at - 2] | raw[at - 1] << 8
                 if len(way) == depth or not mask >> way[depth] & 1:
-                    return None
+                    return NOTHING
                 at += 32 * (mask & ((1 << way[depth]) - 1)).bit_count()
                 path = way[: depth + 1]
             else:
                 at = 5 + int.from_bytes(raw[1:5], "little")
                 if kind == LEAF:
-                    return step if pack(way[depth:], True) == raw[5:at] else None
+                    return step if pack(way[depth:], True) == raw[5:at] else NOTHING
                 path = way[: depth + 2 * (at - 6) + (raw[5] >> 4 & 1)]
                 if kind != EXTENSION or pack(path[depth:], False) != raw[5:at]:
-                    return None
+                    return NOTHING
             above, digest = step, raw[at : at + 32]
 
 

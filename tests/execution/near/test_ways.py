@@ -1,11 +1,13 @@
-"""Values that change under keys that stay: the same root and the same nodes as by the general way, whatever came before."""
+"""Values that change under keys that stay: the same root and the same nodes as by the general way, whatever came before,
+compiled or not."""
 
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nodewright.kernels import switch
 from nodewright_near import ways as fast
 from nodewright_near.trie import EMPTY_ROOT, Missing, NoNodes, update
 from nodewright_near.ways import Ways
@@ -13,6 +15,18 @@ from nodewright_near.ways import Ways
 KEYS = st.text("ab", min_size=1, max_size=7).map(str.encode) | st.binary(min_size=2, max_size=3)
 VALUE = st.binary(min_size=3, max_size=3)
 FIRST = st.dictionaries(KEYS, VALUE, min_size=1, max_size=24)
+
+
+@pytest.fixture(params=["plain", "compiled"], autouse=True)
+def kernels(request, monkeypatch):
+    """Each of these runs on the plain loop, and on the kernel for any number of keys."""
+    found = None
+    if request.param == "compiled":
+        pytest.importorskip("numba")
+        assert switch.warm_up(fast.KERNELS) is None
+        found = switch.compiled(fast.KERNELS)
+    monkeypatch.setattr(fast, "compiled", lambda name: found)
+    monkeypatch.setattr(fast, "WORTH_A_CALL", 0)
 
 
 class Nodes:
@@ -42,7 +56,7 @@ def built(rows: dict[bytes, bytes]) -> tuple[Nodes, bytes]:
     return nodes, root
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(FIRST, st.data())
 def test_equal_to_the_general_way_over_many_batches(rows, data):
     """Now and then keys come and go in between, as accounts do; then what is remembered is followed, not trusted."""
@@ -107,7 +121,7 @@ def test_a_node_that_is_not_here_is_asked_for_and_nothing_has_changed():
     nodes, root = built(accounts(50))
     ways = Ways()
     assert ways.patch(nodes, root, {b"\x00user003": b"once...."}, {}) is not None
-    leaf = ways.leaves[b"\x00user003"].path
+    leaf = ways.paths[ways.leaves[b"\x00user003"]]
     ways = Ways()
     gone = nodes.by_path.pop(leaf)
     changes: dict[bytes, bytes | None] = {b"\x00user001": b"changed.", b"\x00user003": b"changed."}

@@ -27,6 +27,7 @@ from nodewright_near.generated import Generated, read_generated
 from nodewright_near.genesis import shard_of
 from nodewright_near.parameters import Parameters
 from nodewright_near.primitives import parse_hash
+from nodewright_near.ways import KERNELS
 from nodewright_near_api.batches import join
 from nodewright_near_api.bench.load import Transfers, section
 from nodewright_near_api.bench.network import LOAD_SLOT, Nodes
@@ -92,7 +93,8 @@ def run(plan: Plan, progress: Progress) -> dict[str, Any]:
         file.write_text(_genesis(plan))
         nodes = Nodes(plan.profile, folder, plan.nodes, plan.shards, {"genesis.file": str(file), **_settings(plan)})
         progress("kernels", 0, 1)
-        warm_up(LANES)  # once on this machine it takes a minute: then a node has them in a second, before what is measured
+        # Once on this machine it takes a minute: then a node has them in a second, before what is measured.
+        warm_up(LANES, KERNELS)
         progress("starting", 0, plan.nodes)
         try:
             began = time.perf_counter()
