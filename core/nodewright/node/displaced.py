@@ -9,6 +9,7 @@ held, the oldest are let go first; what ``take`` gives is in the order in which 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 
 MAX_BYTES = 16 * 1024 * 1024
@@ -19,7 +20,8 @@ class Displaced:
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self._max_bytes = max_bytes
-        self._held: dict[bytes, tuple[bytes, str]] = {}
+        # Not a dict: finding its first key costs as much as was deleted before it.
+        self._held: OrderedDict[bytes, tuple[bytes, str]] = OrderedDict()
         self._losers: dict[str, dict[bytes, None]] = {}
         self.bytes_used = 0
 

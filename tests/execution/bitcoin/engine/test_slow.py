@@ -10,6 +10,7 @@ import pytest
 from nodewright.interfaces.common import Admitted, Refused
 from nodewright_bitcoin.policy import Policy
 from nodewright_bitcoin.script.limits import POLICY_WORK
+from nodewright_bitcoin.scripts import CACHE_ENTRY_BYTES, VerifiedCache
 from nodewright_bitcoin.signing import build_transaction, sign_p2pkh_inputs
 from nodewright_bitcoin.transaction import Transaction
 
@@ -89,3 +90,13 @@ def test_many_inputs_of_the_ordinary_kind_have_work_enough() -> None:
     size = policy.max_transaction_bytes
     assert policy.work(size) > size // 148 * 65_000
     assert POLICY_WORK < 1 << 30  # an empty transaction's: well below a second
+
+
+def test_what_passed_is_remembered_within_a_bound_the_newest_longest() -> None:
+    cache = VerifiedCache(100 * CACHE_ENTRY_BYTES)
+    for number in range(1000):
+        cache.add(number.to_bytes(32, "big"), 3)
+        assert len(cache) <= 100
+        kept = min(number + 1, 87)
+        assert all((older.to_bytes(32, "big"), 3) in cache for older in range(number + 1 - kept, number + 1))
+    assert (bytes(32), 3) not in cache and ((999).to_bytes(32, "big"), 4) not in cache
