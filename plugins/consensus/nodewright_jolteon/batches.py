@@ -42,7 +42,7 @@ class Batch:
         data = Reader(raw)
         author, number, epoch, expiration = data.u32(), data.u64(), data.u64(), data.u64()
         bodies = data.vector(lambda: data.blob(MAX_BATCH_BYTES), MAX_BATCH_COUNT)
-        data.end()
+        data.finish()
         if not bodies:
             raise Malformed("an empty batch")
         return cls(BatchInfo(author, number, epoch, expiration, digest("batch", raw), len(bodies), len(raw)), bodies, raw)

@@ -236,7 +236,7 @@ class Block:
         certificate = QuorumCertificate.decode(data)
         timeout = data.option(lambda: TimeoutCertificate.decode(data))
         proofs = data.vector(lambda: Proof.decode(data), MAX_PROOFS)
-        data.end()
+        data.finish()
         here = BlockRef(certificate.block.height + 1, block_id(body))
         return cls(here, epoch, round, author, time, certificate, timeout, proofs, signature, raw)
 

@@ -99,7 +99,7 @@ class Forward:
             reply = await self._channel.request(peer, vector([raw for _, raw in lot], blob), self._timeout)
             data = Reader(reply)
             refused = data.vector(lambda: (data.hash(), data.blob(MAX_REASON_BYTES).decode(errors="replace")), len(lot))
-            data.end()
+            data.finish()
         except (PeerGone, RequestTimeout):
             return
         except Malformed as error:
@@ -154,7 +154,7 @@ class Forward:
         try:
             data = Reader(message.payload)
             raws = data.vector(lambda: data.blob(MAX_TRANSACTION_BYTES), TAKEN_AT_ONCE)
-            data.end()
+            data.finish()
             answers = await self._chain.pool.submit(raws, f"peer:{message.peer.hex()}")
             refused = [
                 (one.id, f"{one.code}: {one.message}"[: MAX_REASON_BYTES // 4])

@@ -167,19 +167,19 @@ class Network:
         kind, data = message.payload[:1], Reader(message.payload[1:])
         if kind == b"V":
             vote = Vote.decode(data)
-            data.end()
+            data.finish()
             await self._take_vote(message.peer, vote)
         elif kind == b"T":
             timeout = Timeout.decode(data)
-            data.end()
+            data.finish()
             await self._take_timeout(message.peer, timeout)
         elif kind == b"L":
             outcome = LedgerVote.decode(data)
-            data.end()
+            data.finish()
             await self._take_outcome(message.peer, outcome)
         elif kind == b"C":
             certificate = LedgerCertificate.decode(data)
-            data.end()
+            data.finish()
             await self._take_certificate(message.peer, certificate)
         elif message.payload == b"W":
             self.sync.lacking(message.peer)

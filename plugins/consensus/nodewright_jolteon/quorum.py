@@ -429,12 +429,12 @@ class QuorumStore:
         elif kind == b"S":
             data = Reader(body)
             digest, place, signature = data.hash(), data.u32(), data.take(64)
-            data.end()
+            data.finish()
             await self._on_signature(digest, place, signature)
         elif kind == b"Q":
             data = Reader(body)
             proof = Proof.decode(data)
-            data.end()
+            data.finish()
             await self._on_proof(proof)
         else:
             raise Malformed("a message of no known kind")

@@ -175,7 +175,7 @@ class Sync:
         timeout = data.option(lambda: TimeoutCertificate.decode(data))
         high = QuorumCertificate.decode(data)
         blocks = [Block.decode(raw) for raw in data.vector(lambda: data.blob(MAX_BLOCK_BYTES), MAX_PAGE)]
-        data.end()
+        data.finish()
         for block in blocks:
             await self._take(block, peer.id)
         if epoch != self._orderer.rules.epoch.number:
@@ -216,7 +216,7 @@ class Sync:
                 return Block.decode(data.blob(MAX_BLOCK_BYTES)), data.option(lambda: LedgerCertificate.decode(data))
 
             page = data.vector(one, MAX_PAGE)
-            data.end()
+            data.finish()
             certificate = page[-1][1] if page else None
             if certificate is None:
                 raise Malformed("a page that nothing proves")

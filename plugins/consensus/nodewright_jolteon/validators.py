@@ -110,7 +110,7 @@ class Epoch:
     def decode(cls, raw: bytes) -> Epoch:
         data = Reader(raw)
         found = cls(data.u64(), data.ref(), ValidatorSet.decode(data))
-        data.end()
+        data.finish()
         return found
 
     @property

@@ -15,38 +15,18 @@ from typing import Annotated, Any, Protocol, TypeVar, get_args, get_origin, get_
 
 import attrs
 
+from nodewright.codec import Malformed as Malformed
+from nodewright.codec import Reader as BoundedReader
+
 T = TypeVar("T")
 MAX_BYTES = 32 * 1024 * 1024
 
 
-class Malformed(ValueError):
-    """The bytes are not what they are taken for."""
-
-
-class Reader:
-    """A position in bytes. ``take`` never reads past the end."""
-
-    __slots__ = ("at", "data", "end")
-
-    def __init__(self, data: bytes, at: int = 0) -> None:
-        self.data = data
-        self.at = at
-        self.end = len(data)
-
-    def take(self, count: int) -> bytes:
-        at = self.at
-        stop = at + count
-        if stop > self.end:
-            raise Malformed(f"{count} bytes wanted, {self.end - at} left")
-        self.at = stop
-        return self.data[at:stop]
+class Reader(BoundedReader):
+    __slots__ = ()
 
     def uint(self, size: int) -> int:
         return int.from_bytes(self.take(size), "little")
-
-    def finish(self) -> None:
-        if self.at != self.end:
-            raise Malformed(f"{self.end - self.at} bytes too many")
 
 
 class Codec(Protocol):
@@ -79,10 +59,7 @@ class Bool:
         out.append(1 if value else 0)
 
     def read(self, source: Reader) -> bool:
-        byte = source.take(1)[0]
-        if byte > 1:
-            raise Malformed(f"a flag is 0 or 1, not {byte}")
-        return byte == 1
+        return source.flag()
 
 
 class Fixed:
@@ -155,7 +132,7 @@ class Option:
             self.item.write(value, out)
 
     def read(self, source: Reader) -> Any:
-        tag = source.take(1)[0]
+        tag = source.u8()
         if tag > 1:
             raise Malformed(f"an option is 0 or 1, not {tag}")
         return self.item.read(source) if tag else None
@@ -205,7 +182,7 @@ class Enum:
         self._codecs[tag].write(value, out)
 
     def read(self, source: Reader) -> Any:
-        tag = source.take(1)[0]
+        tag = source.u8()
         codec = self._codecs.get(tag)
         if codec is None:
             name = self._refused.get(tag)

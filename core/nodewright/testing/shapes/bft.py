@@ -340,13 +340,13 @@ class TwoChain:
         round, key = body.u64(), self.validators.keys[voter]
         if kind == u8(VOTE):
             block, commitment, signature = body.ref(), body.blob(1024), body.take(64)
-            body.end()
+            body.finish()
             if not verify(key, vote_message(round, block, commitment), signature):
                 raise Malformed("the vote is not signed")
             self._send.send_nowait(("vote", round, block, commitment, voter, signature))
         elif kind == u8(TIMEOUT):
             certificate, signature = Certificate.decode(body), body.take(64)
-            body.end()
+            body.finish()
             signed = certificate.round == 0 or self.validators.signed(
                 certificate.message(), certificate.signatures, self.validators.quorum
             )

@@ -134,13 +134,13 @@ class BftBlock:
         """Raises Malformed."""
         outer = Reader(raw)
         body, signature = outer.blob(), outer.take(64)
-        outer.end()
+        outer.finish()
         data = Reader(body)
         round, author, time = data.u64(), data.u32(), data.u64()
         certificate = Certificate.decode(data)
         timeout = TimeoutCertificate.decode(data) if data.flag() else None
         payload = data.blob(MAX_BLOB)
-        data.end()
+        data.finish()
         height = certificate.block.height + 1
         return cls(BlockRef(height, _id(body)), round, author, time, certificate, timeout, payload, signature)
 

@@ -23,7 +23,7 @@ def decode(data: bytes) -> tuple[bytes, ...]:
     """Raises Malformed."""
     reader = Reader(data)
     bodies = reader.vector(reader.blob)
-    reader.end()
+    reader.finish()
     return bodies
 
 

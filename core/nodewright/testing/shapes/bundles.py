@@ -292,17 +292,17 @@ class Bundles:
         kind = message.payload[:1]
         if kind == u8(BATCH):
             (bundle,), body = read_bundle_refs(data, 1), data.blob(MAX_BYTES)
-            data.end()
+            data.finish()
             await self._on_batch(message.peer, bundle, body)
         elif kind == u8(STORED):
             id, voter, signature = data.hash(), data.u32(), data.take(64)
-            data.end()
+            data.finish()
             if voter >= len(chain.validators.keys) or chain.node_of[voter] != message.peer:
                 raise Malformed("it speaks for another validator")
             await self._stored(voter, id, signature)
         elif kind == u8(PROVED):
             proof = Proof.decode(data)
-            data.end()
+            data.finish()
             if not proof.valid(chain.validators):
                 raise Malformed("the proof is not signed by a quorum")
             if proof.bundle.id not in self._ordered:
@@ -344,7 +344,7 @@ def _proofs(block: BftBlock) -> tuple[Proof, ...]:
     """Raises Malformed."""
     data = Reader(block.payload)
     proofs = data.vector(lambda: Proof.decode(data), MAX_PROOFS)
-    data.end()
+    data.finish()
     return proofs
 
 

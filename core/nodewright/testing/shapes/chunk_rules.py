@@ -94,7 +94,7 @@ def decode_chunks(payload: bytes) -> tuple[Chunk, ...]:
     """Raises Malformed."""
     data = Reader(payload)
     chunks = data.vector(lambda: Chunk.decode(data), MAX_SHARDS)
-    data.end()
+    data.finish()
     return chunks
 
 

@@ -247,7 +247,7 @@ class Chunks:
             data = Reader(await self._parcels.get(published.name) or b"")
             try:
                 parcel = published.parcel(data.blob(), data.blob())
-                data.end()
+                data.finish()
                 return parcel
             except Malformed:
                 await self._parcels.drop(published.name)
@@ -442,16 +442,16 @@ class Chunks:
         kind, data = message.payload[:1], Reader(message.payload[1:])
         if kind == u8(CHUNK):
             chunk, body, witness = Chunk.decode(data), data.blob(MAX_BLOB), data.blob(MAX_BLOB)
-            data.end()
+            data.finish()
             assert self._nursery is not None
             self._nursery.start_soon(self._endorse, message.peer, chunk, body, witness)
         elif kind == u8(ENDORSEMENT):
             voter, body, signature = data.u32(), data.blob(), data.take(64)
-            data.end()
+            data.finish()
             self._endorsed(message.peer, voter, body, signature)
         elif kind == u8(FORWARD):
             raws = data.vector(data.blob, MAX_TRANSACTIONS)
-            data.end()
+            data.finish()
             await self._pool.submit(raws, "peer")
         else:
             raise Malformed("unknown kind of message")

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import TypeVar
 
+from nodewright import codec
+from nodewright.codec import Malformed
 from nodewright.interfaces import BlockRef
 
 T = TypeVar("T")
@@ -13,9 +15,7 @@ T = TypeVar("T")
 MAX_BLOB = 1 << 20
 MAX_COUNT = 1 << 14
 
-
-class Malformed(ValueError):
-    """Bytes from outside that are not what they should be."""
+__all__ = ["MAX_BLOB", "MAX_COUNT", "Malformed", "Reader", "blob", "digest", "ref", "u8", "u32", "u64", "vector"]
 
 
 def digest(tag: bytes, *parts: bytes) -> bytes:
@@ -50,40 +50,16 @@ def ref(value: BlockRef) -> bytes:
     return u64(value.height) + value.id
 
 
-class Reader:
+class Reader(codec.Reader):
     """Reads what the functions above wrote. Every length is checked before it is believed; raises Malformed."""
 
-    __slots__ = ("_at", "_data")
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
-
-    def take(self, count: int) -> bytes:
-        end = self._at + count
-        if end > len(self._data):
-            raise Malformed("the data ends early")
-        piece = self._data[self._at : end]
-        self._at = end
-        return piece
-
-    def _integer(self, size: int) -> int:
-        return int.from_bytes(self.take(size), "big")
-
-    def u8(self) -> int:
-        return self._integer(1)
+    __slots__ = ()
 
     def u32(self) -> int:
-        return self._integer(4)
+        return int.from_bytes(self.take(4), "big")
 
     def u64(self) -> int:
-        return self._integer(8)
-
-    def flag(self) -> bool:
-        value = self.u8()
-        if value > 1:
-            raise Malformed("a flag is 0 or 1")
-        return value == 1
+        return int.from_bytes(self.take(8), "big")
 
     def blob(self, maximum: int = MAX_BLOB) -> bytes:
         size = self.u32()
@@ -103,7 +79,3 @@ class Reader:
     def ref(self) -> BlockRef:
         height = self.u64()
         return BlockRef(height, self.take(32))
-
-    def end(self) -> None:
-        if self._at != len(self._data):
-            raise Malformed(f"{len(self._data) - self._at} bytes are left over")

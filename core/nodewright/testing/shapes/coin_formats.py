@@ -92,7 +92,7 @@ def parse(raw: bytes) -> CoinTransaction:
     body = _body(spends, pays)
     signatures = tuple(reader.take(64) for _ in spends)
     height = reader.u64() if not spends else 0
-    reader.end()
+    reader.finish()
     if not pays:
         raise Malformed("a transaction pays somebody")
     if any(not 0 < payment.amount < LIMIT for payment in pays):

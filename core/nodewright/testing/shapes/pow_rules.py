@@ -58,7 +58,7 @@ class PowBlock:
         data = Reader(raw)
         parent, time, bits, committed, nonce = data.ref(), data.u64(), data.u8(), data.hash(), data.u64()
         proposer, bundles, prologue = data.hash(), read_bundle_refs(data), data.blob(64 * 1024)
-        data.end()
+        data.finish()
         id = solve_id(header(parent, time, bits, proposer + bundle_refs(bundles) + blob(prologue)), nonce)
         block = cls(BlockRef(parent.height + 1, id), parent, time, bits, proposer, bundles, prologue, nonce)
         if committed != digest(b"body", block.body()) or bits != ZERO_BITS or not solved(id, bits):

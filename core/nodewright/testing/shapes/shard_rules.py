@@ -51,7 +51,7 @@ def decode_receipts(payload: bytes) -> tuple[Receipt, ...]:
     """Raises Malformed."""
     reader = Reader(payload)
     receipts = reader.vector(lambda: Receipt(reader.hash(), reader.hash(), reader.u64()), MAX_RECEIPTS)
-    reader.end()
+    reader.finish()
     if any(receipt.amount >= LIMIT for receipt in receipts):
         raise Malformed("an amount is out of range")
     return receipts
@@ -75,7 +75,7 @@ def proves(parcel: Parcel) -> bool:
     try:
         state_root = reader.hash()
         roots = dict(reader.vector(lambda: (reader.u8(), reader.hash()), MAX_SHARDS))
-        reader.end()
+        reader.finish()
     except Malformed:
         return False
     return (
@@ -94,7 +94,7 @@ def decode_witness(witness: bytes, parent_commitment: bytes | None) -> sparse.No
         raise Malformed("the witness is too large")
     reader = Reader(witness)
     outgoing, tree = reader.hash(), sparse.decode(reader)
-    reader.end()
+    reader.finish()
     if commitment(sparse.root(tree), outgoing) != parent_commitment:
         raise Malformed("the witness shows another state")
     return tree
