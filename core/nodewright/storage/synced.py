@@ -3,6 +3,9 @@
 Invariants of ``SyncedFile``, which several tasks may save at once: writes of one file follow each other, never overlap;
 each writes what is true when it begins, never when it was asked for, so that an older state cannot replace a newer one;
 when ``save`` returns, what was true when it was called is on the disk.
+
+Invariant of ``SignedFile``: ``may_sign`` is True only where the file was read, where there is no chain yet that could have
+been signed on, or where an operator has said so.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from pathlib import Path
 
 import trio
 
+from nodewright.errors import StoreCorrupt, StoreError
 from nodewright.interfaces.environment import Environment
 from nodewright.storage.full import write_error
 
@@ -51,3 +55,35 @@ class SyncedFile:
     async def save(self) -> None:
         async with self._turn:
             await self._environment.offload(write_synced, self.path, self._encode())
+
+
+class SignedFile(SyncedFile):
+    """What a validator has signed, saved before it is sent, outside snapshot, copy and restore. ``may_sign`` is False where
+    the chain store holds blocks and there is no file (a copy, a restore), until an operator calls ``allow``."""
+
+    may_sign = True
+
+    async def load(self, decode: Callable[[bytes], None], chain_is_empty: bool) -> None:
+        """``decode`` takes over what the file says; it raises ValueError, LookupError or what a value of another type does
+        where the bytes are not what ``encode`` gave. Raises StoreCorrupt, StoreError."""
+        try:
+            raw = await self._environment.offload(self.path.read_bytes)
+        except FileNotFoundError:
+            self.may_sign = chain_is_empty
+            return
+        except OSError as error:
+            raise StoreError(
+                f"{self.path} cannot be read ({error.strerror or error}): nothing is signed without it; make it readable"
+            ) from error
+        try:
+            decode(raw)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise StoreCorrupt(
+                f"{self.path} cannot be read ({error}): restore it, or remove it and use the control allow_voting once you "
+                "are sure that nothing signs with this validator's key above what it said"
+            ) from error
+
+    async def allow(self) -> None:
+        """An operator says that no other node signs with this key."""
+        self.may_sign = True
+        await self.save()

@@ -177,7 +177,7 @@ class Orderer:
 
     async def allow(self) -> None:
         """The operator vouches for what this node signed."""
-        await self._chain.safety.allow()
+        await self._chain.safety.file.allow()
         await self.submit(self._allowed)
 
     async def _allowed(self) -> None:

@@ -8,14 +8,11 @@ chain that is of an earlier epoch than the file follows until it is there.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import trio
 from attrs import define, field
 
-from nodewright.errors import StoreCorrupt
 from nodewright.interfaces.environment import Environment
-from nodewright.storage.synced import SyncedFile
+from nodewright.storage.synced import SignedFile
 from nodewright_jolteon import rules as order
 from nodewright_jolteon.codec import Malformed, Reader, digest, option, ref, u64, vector
 from nodewright_jolteon.formats import LedgerInfo, QuorumCertificate, TimeoutCertificate
@@ -32,40 +29,21 @@ class SafetyFile:
     rules: order.Safety | None = None
     height: int = 0  # highest of the ledger that was signed
     outcomes: dict[int, bytes] = field(factory=dict)  # of the last heights signed: the message
-    may_sign: bool = True
-    file: SyncedFile = field(init=False, repr=False, eq=False)
+    file: SignedFile = field(init=False, repr=False, eq=False)
     _turn: trio.Lock = field(factory=trio.Lock, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
-        self.file = SyncedFile(self.environment, self.path, self._encode)
+        self.file = SignedFile(self.environment, self.environment.data_dir / FILE, self._encode)
 
     @property
-    def path(self) -> Path:
-        return self.environment.data_dir / FILE
+    def may_sign(self) -> bool:
+        return self.file.may_sign
 
     @classmethod
     async def open(cls, environment: Environment, chain_is_empty: bool) -> SafetyFile:
-        """Raises StoreCorrupt."""
+        """Raises StoreCorrupt, StoreError."""
         safety = cls(environment)
-        try:
-            raw = await environment.offload(safety.path.read_bytes)
-        except FileNotFoundError:
-            safety.may_sign = chain_is_empty
-            return safety
-        try:
-            body, check = raw[:-SUM_BYTES], raw[-SUM_BYTES:]
-            if digest("safety", body) != check:
-                raise Malformed("its sum is wrong")
-            data = Reader(body)
-            safety.rules = data.option(lambda: _read(data))
-            safety.height = data.u64()
-            safety.outcomes = dict(data.vector(lambda: (data.u64(), data.hash()), KEPT_HEIGHTS))
-            data.end()
-        except Malformed as error:
-            raise StoreCorrupt(
-                f"{safety.path} cannot be read ({error}): restore it, or remove it and use the control allow_voting once "
-                "you are sure that nothing signs with this validator's key above what it said"
-            ) from error
+        await safety.file.load(safety._decode, chain_is_empty)
         return safety
 
     def _encode(self) -> bytes:
@@ -73,9 +51,15 @@ class SafetyFile:
         body = option(self.rules, _encode) + u64(self.height) + outcomes
         return body + digest("safety", body)
 
-    async def allow(self) -> None:
-        self.may_sign = True
-        await self.file.save()
+    def _decode(self, raw: bytes) -> None:
+        body, check = raw[:-SUM_BYTES], raw[-SUM_BYTES:]
+        if digest("safety", body) != check:
+            raise Malformed("its sum is wrong")
+        data = Reader(body)
+        self.rules = data.option(lambda: _read(data))
+        self.height = data.u64()
+        self.outcomes = dict(data.vector(lambda: (data.u64(), data.hash()), KEPT_HEIGHTS))
+        data.finish()
 
     def of(self, epoch: Epoch) -> tuple[order.Safety, bool]:
         """What was signed in this epoch, and whether anything may be."""

@@ -355,7 +355,7 @@ class Nightshade:
         if command == "allow_voting":
             if self.producer is None or self._signer is None:
                 raise ControlRefused("this node is no validator")
-            await self.producer.safety.allow()
+            await self.producer.safety.file.allow()
             self.producer.wake()
             return None
         if command == "sandbox_patch_state":

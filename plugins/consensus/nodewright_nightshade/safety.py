@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from attrs import define, field
 
-from nodewright.errors import StoreCorrupt
 from nodewright.interfaces.environment import Environment
-from nodewright.storage.synced import SyncedFile
+from nodewright.storage.synced import SignedFile
 
 FILE = "signed.json"
 
@@ -29,43 +27,30 @@ class Safety:
     tip: int = 0  # height of the highest tip that was approved
     block: int = 0
     chunks: dict[int, int] = field(factory=dict)
-    may_sign: bool = True
-    file: SyncedFile = field(init=False, repr=False, eq=False)
+    file: SignedFile = field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
-        self.file = SyncedFile(self.environment, self.path, self._encode)
+        self.file = SignedFile(self.environment, self.environment.data_dir / FILE, self._encode)
 
     @property
-    def path(self) -> Path:
-        return self.environment.data_dir / FILE
+    def may_sign(self) -> bool:
+        return self.file.may_sign
 
     @classmethod
     async def open(cls, environment: Environment, chain_is_empty: bool) -> Safety:
+        """Raises StoreCorrupt, StoreError."""
         safety = cls(environment)
-        try:
-            text = await environment.offload(safety.path.read_text)
-        except FileNotFoundError:
-            safety.may_sign = chain_is_empty
-            return safety
-        try:
-            kept: Mapping[str, Any] = json.loads(text)
-            safety.approved, safety.block = int(kept["approved"]), int(kept["block"])
-            safety.tip = int(kept["tip"])
-            safety.chunks = {int(shard): int(height) for shard, height in kept["chunks"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StoreCorrupt(
-                f"{safety.path} cannot be read: restore it, or remove it and use the control allow_voting once you are "
-                "sure that nothing signs with this validator's key above what it said"
-            ) from error
+        await safety.file.load(safety._decode, chain_is_empty)
         return safety
 
     def _encode(self) -> bytes:
         kept = {"approved": self.approved, "tip": self.tip, "block": self.block, "chunks": self.chunks}
         return json.dumps(kept).encode()
 
-    async def allow(self) -> None:
-        self.may_sign = True
-        await self.file.save()
+    def _decode(self, raw: bytes) -> None:
+        kept: Mapping[str, Any] = json.loads(raw)
+        self.approved, self.tip, self.block = (int(kept[name]) for name in ("approved", "tip", "block"))
+        self.chunks = {int(shard): int(height) for shard, height in kept["chunks"].items()}
 
     async def approve(self, target: int, tip: int) -> bool:
         """Whether this target may be signed now, on a tip of this height; then it never may again."""

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import trio
 
-from nodewright.errors import StoreCorrupt
+from nodewright.errors import StoreCorrupt, StoreError
 from nodewright.testing.simulation import SimulatedEnvironment, simulate
-from nodewright_nightshade.safety import Safety
+from nodewright_nightshade.safety import FILE, Safety
 
 
 def with_file(folder: Path, story: Callable[[SimulatedEnvironment], Awaitable[None]]) -> None:
@@ -44,10 +44,15 @@ def test_a_file_that_cannot_be_read_is_no_leave_to_sign(tmp_path: Path) -> None:
     async def story(environment: SimulatedEnvironment) -> None:
         safety = await Safety.open(environment, chain_is_empty=True)
         await safety.approve(5, 4)
-        for text in ("", "{", "[]", '{"approved": 5}'):
-            safety.path.write_text(text)
+        file = environment.data_dir / FILE
+        for raw in (b"", b"{", b"[]", b'{"approved": 5}', b"\xff" * 64):
+            file.write_bytes(raw)
             with pytest.raises(StoreCorrupt, match="allow_voting"):
                 await Safety.open(environment, chain_is_empty=False)
+        file.unlink()
+        file.mkdir()
+        with pytest.raises(StoreError, match="make it readable"):
+            await Safety.open(environment, chain_is_empty=False)
 
     with_file(tmp_path, story)
 
