@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import trio
 from attrs import evolve
 
+from nodewright.caches import Verified
 from nodewright.errors import StoreCorrupt
 from nodewright.interfaces.common import Admission, BlockContext, BlockRef, Bundle
 from nodewright.interfaces.environment import Environment
@@ -53,7 +54,7 @@ from nodewright_aptos.prologue import Problem, check_form
 from nodewright_aptos.queries import Queries
 from nodewright_aptos.records import TransactionRow, number, read_transaction
 from nodewright_aptos.reservations import Reservations
-from nodewright_aptos.signatures import Verified, check_signatures
+from nodewright_aptos.signatures import check_signatures
 from nodewright_aptos.state import BlockEnvironment
 from nodewright_aptos.statestore import Stale, StateStore, Version, sound
 from nodewright_aptos.transactions import (
@@ -96,7 +97,7 @@ class AptosEngine:
         self.saved = saved
         self.state = StateStore(store, cache_bytes, history)
         self.reservations = Reservations()
-        self.verified = Verified(VERIFIED_BYTES)
+        self.verified: Verified[UserTransaction] = Verified(VERIFIED_BYTES)
         self._admitter = Admitter(functions, self.reservations)
         self._queries = Queries(self.state, functions, chain_id)
         self._executing = trio.Lock()

@@ -1,17 +1,14 @@
-"""Signatures of whole batches through the ``Verifier``, and what was found good before."""
+"""Signatures of whole batches through the ``Verifier``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from hashlib import sha3_256
-from typing import Final
 
 from nodewright.interfaces.verifier import Verifier
 from nodewright_aptos import hashing
 from nodewright_aptos.authenticators import CURVE_ED25519, der_signature
 from nodewright_aptos.transactions import SIGNED_ED25519, Check, UserTransaction, signature_checks
-
-_OBJECT_BYTES: Final = 1500
 
 
 def check_signatures(verifier: Verifier, transactions: Sequence[UserTransaction]) -> list[bool]:
@@ -65,24 +62,3 @@ def _check_others(verifier: Verifier, transactions: Sequence[UserTransaction]) -
     return [
         one is not None and all(any(all(checks[check] for check in way) for way in ways) for ways in one) for one in wanted
     ]
-
-
-class Verified:
-    """Transactions whose signatures were good once, by id, within a budget; the oldest go first. An id covers all bytes of
-    a transaction, its signatures included."""
-
-    def __init__(self, budget: int) -> None:
-        self._budget = budget
-        self._used = 0
-        self._by_id: dict[bytes, UserTransaction] = {}
-
-    def get(self, id: bytes) -> UserTransaction | None:
-        return self._by_id.get(id)
-
-    def add(self, transactions: Iterable[UserTransaction]) -> None:
-        for transaction in transactions:
-            if self._by_id.setdefault(transaction.id, transaction) is transaction:
-                self._used += len(transaction.raw) + _OBJECT_BYTES
-        while self._used > self._budget:
-            old = self._by_id.pop(next(iter(self._by_id)))
-            self._used -= len(old.raw) + _OBJECT_BYTES

@@ -19,12 +19,14 @@ from typing import Any, Final, TypeVar
 
 from attrs import define, field
 
+from nodewright.caches import RowCache
 from nodewright.errors import Pruned, StoreCorrupt
 from nodewright.interfaces.common import BlockRef
 from nodewright.interfaces.storage import MAX_PAGE, KeyValueStore, WriteBatch
+from nodewright.storage.versions import descendants, drop, lineage
 from nodewright_aptos import records
 from nodewright_aptos.bcs import Malformed
-from nodewright_aptos.caches import Cache, NodeCache
+from nodewright_aptos.caches import NodeCache
 from nodewright_aptos.jmtnodes import Node, decode_node
 from nodewright_aptos.records import BlockRow, number, part_key, read_block
 from nodewright_aptos.state import Absent
@@ -84,7 +86,7 @@ class StateStore:
         self.versions: dict[bytes, Version] = {}
         self.applied: BlockRow | None = None
         self.oldest = 0
-        self.values = Cache(cache_bytes // 2)
+        self.values = RowCache(cache_bytes // 2)
         self.nodes = NodeCache(cache_bytes // 2)
         self._generation = 0
         self._moving: Version | None = None
@@ -154,8 +156,7 @@ class StateStore:
         self.nodes.drop(pruned)
         self._committed(version.values, version.nodes)
         self.applied = version.row
-        keep = {id: other for id, other in self.versions.items() if id != block.id and self._descends(other, block.id)}
-        self.versions = keep
+        self.versions = descendants(self.versions, block.id)
         self._stand_on(version.row, version.outcome)
         return version
 
@@ -194,24 +195,9 @@ class StateStore:
                 return rows
             part += len(keys)
 
-    def _descends(self, version: Version, ancestor: bytes) -> bool:
-        while version.parent is not None:
-            if version.parent.id == ancestor:
-                return True
-            parent = self.versions.get(version.parent.id)
-            if parent is None:
-                return False
-            version = parent
-        return False
-
     def abandon(self, block: BlockRef) -> None:
-        if self.applied is not None and block == self.applied.ref:
-            return
-        if self.versions.pop(block.id, None) is None:
-            return
-        for other in list(self.versions.values()):
-            if other.parent == block:
-                self.abandon(other.ref)
+        if self.applied is None or block != self.applied.ref:
+            drop(self.versions, block.id)
 
     # --- going back --------------------------------------------------------------------------------------------------
 
@@ -339,11 +325,8 @@ class View:
     def __init__(self, store: StateStore, version: Version) -> None:
         self.store = store
         self.row = version.row
-        self._chain: list[Version] = []
-        while version.parent is not None:
-            self._chain.append(version)
-            version = store.versions[version.parent.id]
-        self._base = version.ref
+        *self._chain, base = lineage(store.versions, version)
+        self._base = base.ref
 
     def _check(self) -> None:
         applied = None if self.store.applied is None else self.store.applied.ref

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import trio
 from attrs import evolve, frozen
 
+from nodewright.caches import Verified
 from nodewright.errors import ConfigurationError, Pruned
 from nodewright.interfaces.common import Admission, Admitted, BlockContext, BlockRef, Bundle
 from nodewright.interfaces.environment import Environment
@@ -60,7 +61,6 @@ from nodewright_near.reservations import Reservations
 from nodewright_near.shardstore import ShardStore, Stale, SyncPace, Version
 from nodewright_near.stateparts import MAX_PART_BYTES
 from nodewright_near.transactions import SignedTransaction
-from nodewright_near.verified import Verified
 
 T = TypeVar("T")
 # A thread hop costs about as much as two signature checks.
@@ -109,7 +109,7 @@ class NearEngine:
         self._founding = Founding(store, environment, self.shards, cache_bytes)
         self._prepared: Prepared | None = None
         self.reservations = Reservations()
-        self.verified = Verified(VERIFIED_BYTES)
+        self.verified: Verified[SignedTransaction] = Verified(VERIFIED_BYTES)
         self.gas_price = rules.parameters.min_gas_price
         self.patches = Patches(store)
         self.max_part_bytes = MAX_PART_BYTES

@@ -20,9 +20,11 @@ from typing import Any, Final
 
 from attrs import define, field, frozen
 
+from nodewright.caches import RowCache
 from nodewright.errors import StoreCorrupt
 from nodewright.interfaces.common import BlockRef
 from nodewright.interfaces.storage import KeyValueReader, KeyValueStore, WriteBatch
+from nodewright.storage.versions import descendants, drop, lineage
 from nodewright_near.borsh import U64, decode, encode, struct
 from nodewright_near.chunks import ChunkExtra
 from nodewright_near.primitives import Hash
@@ -35,8 +37,6 @@ NODES: Final = "near_nodes"
 META: Final = "near_meta"
 LONG: Final = 440
 _CUT: Final = 416
-_ROW_BYTES: Final = 120
-_ABSENT: Any = object()
 
 
 class Stale(Exception):
@@ -66,33 +66,6 @@ class Version:
     rows: WriteBatch = field(factory=WriteBatch)
     nonces: Mapping[tuple[str, bytes], tuple[int, bytes]] = field(factory=dict)
     ids: frozenset[bytes] = frozenset()
-
-
-class Cache:
-    """Bytes by key within a budget; when it is full, the older half goes."""
-
-    def __init__(self, budget: int) -> None:
-        self._budget = budget
-        self._used = 0
-        self.rows: dict[bytes, bytes | None] = {}
-
-    def update(self, changes: Mapping[bytes, bytes | None]) -> None:
-        rows, used = self.rows, self._used
-        for key, value in changes.items():
-            old = rows.get(key, _ABSENT)
-            if old is _ABSENT:
-                used += len(key) + _ROW_BYTES
-                old = None
-            if value is not None:
-                used += len(value)
-            if old is not None:
-                used -= len(old)
-            rows[key] = value
-        self._used = used
-        while self._used > self._budget:
-            for old_key in list(rows)[: len(rows) // 2 + 1]:
-                gone = rows.pop(old_key)
-                self._used -= len(old_key) + (len(gone) if gone is not None else 0) + _ROW_BYTES
 
 
 def row_key(shard: int, key: bytes) -> bytes:
@@ -140,8 +113,8 @@ class ShardStore:
         self.shard = shard
         self.versions: dict[bytes, Version] = {}
         self.applied: BlockRef | None = None
-        self.values = Cache(cache_bytes // 2)
-        self.nodes = Cache(cache_bytes // 2)
+        self.values = RowCache(cache_bytes // 2)
+        self.nodes = RowCache(cache_bytes // 2)
         self.ways = Ways()
         self._generation = 0
 
@@ -193,29 +166,12 @@ class ShardStore:
         self.nodes.update(version.nodes)
         self.applied = block
         done = Version(block, None, version.extra, outcome=version.outcome)
-        keep = {block.id: done}
-        for id, other in self.versions.items():
-            if id != block.id and self._descends(other, block.id):
-                keep[id] = other
-        self.versions = keep
+        self.versions = {block.id: done, **descendants(self.versions, block.id)}
         return version
 
-    def _descends(self, version: Version, ancestor: bytes) -> bool:
-        while version.parent is not None:
-            if version.parent.id == ancestor:
-                return True
-            parent = self.versions.get(version.parent.id)
-            if parent is None:
-                return False
-            version = parent
-        return False
-
     def abandon(self, block: BlockRef) -> None:
-        if block == self.applied or self.versions.pop(block.id, None) is None:
-            return
-        for other in list(self.versions.values()):
-            if other.parent == block:
-                self.abandon(other.ref)
+        if block != self.applied:
+            drop(self.versions, block.id)
 
     def view(self, block: bytes) -> View | None:
         """Of the state after a block; None where it is not here."""
@@ -272,11 +228,8 @@ class View:
         self.shard = shard
         self.version = version
         self.root = version.extra.state_root
-        self._chain: list[Version] = []
-        while version.parent is not None:
-            self._chain.append(version)
-            version = shard.versions[version.parent.id]
-        self._base = version.ref
+        *self._chain, base = lineage(shard.versions, version)
+        self._base = base.ref
         self._fetched: dict[bytes, bytes] = {}
         self._still = still
 

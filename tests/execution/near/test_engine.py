@@ -32,7 +32,7 @@ from nodewright_near.accounts import Account, account_key
 from nodewright_near.borsh import decode, encode
 from nodewright_near.chunks import ParcelProof, StateWitness
 from nodewright_near.receipts import RECEIPTS
-from nodewright_near.shardstore import LONG, Cache, Stale, row_key, row_value, value_of_row
+from nodewright_near.shardstore import LONG, Stale, row_key, row_value, value_of_row
 from nodewright_near.transactions import SignedTransaction, Transfer
 
 NEAR = 10**24
@@ -302,16 +302,6 @@ def test_long_keys_have_rows_of_their_own() -> None:
     assert len(row_key(0, b"k" * LONG)) != len(row_key(0, long)) <= 512
     assert row_key(0, long) != row_key(0, long[:-1] + b"x")
     assert value_of_row(long, row_value(long, b"v")) == b"v"
-
-
-@given(st.lists(st.tuples(st.binary(max_size=3), st.none() | st.binary(max_size=300)), max_size=60))
-def test_a_cache_keeps_its_budget_and_what_it_has_is_the_last_put(puts: list[tuple[bytes, bytes | None]]) -> None:
-    cache, last = Cache(1000), {}
-    for key, value in puts:
-        cache.update({key: value})
-        last[key] = value
-        assert sum(len(k) + len(v or b"") + 120 for k, v in cache.rows.items()) <= 1000
-        assert all(last[k] == v for k, v in cache.rows.items())
 
 
 # --- reads beside commits ---------------------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ from nodewright.interfaces import (
     View,
     WriteBatch,
 )
+from nodewright.storage.versions import descendants, drop
 from nodewright.testing.shapes.codec import Malformed, Reader, digest, ref
 from nodewright.testing.shapes.nonces import Reservations
 from nodewright.testing.shapes.transfers import Account, Transfer, check, parse
@@ -210,7 +211,7 @@ class Accounts:
         batch.put_many(META, {APPLIED: ref(block), COMMITMENT: commitment})
         await self._store.commit(batch)
         self._applied, self._commitment = block, commitment
-        self._layers = {id: other for id, other in self._layers.items() if id != block.id and self._descends(other, block)}
+        self._layers = descendants(self._layers, block.id)
         evicted = self.reservations.settle(layer.nonces)
         return {id: winner for id, winner in evicted.items() if id not in layer.outcome.evicted}
 
@@ -218,10 +219,7 @@ class Accounts:
         raise Pruned(f"the state before block {block} is gone: this execution has no undo")
 
     async def abandon(self, block: BlockRef, shard: int = 0) -> None:
-        if self._layers.pop(block.id, None) is not None:
-            for id, layer in list(self._layers.items()):
-                if layer.parent.id == block.id:
-                    await self.abandon(BlockRef(block.height + 1, id))
+        drop(self._layers, block.id)
 
     async def applied(self, shard: int = 0) -> BlockRef | None:
         return self._applied
@@ -285,13 +283,6 @@ class Accounts:
     def _commitment_of(self, block: BlockRef) -> bytes:
         layer = self._layers.get(block.id)
         return (layer.outcome.commitment or bytes(32)) if layer is not None else self._commitment
-
-    def _descends(self, layer: Layer, block: BlockRef) -> bool:
-        while layer.parent != block:
-            if layer.parent.id not in self._layers:
-                return False
-            layer = self._layers[layer.parent.id]
-        return True
 
 
 def _commitment(before: bytes, writes: Mapping[bytes, Account]) -> bytes:

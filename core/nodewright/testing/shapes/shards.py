@@ -41,6 +41,7 @@ from nodewright.interfaces import (
     View,
     WriteBatch,
 )
+from nodewright.storage.versions import descendants, drop
 from nodewright.testing.shapes import sparse
 from nodewright.testing.shapes.codec import Malformed, Reader, ref, u8
 from nodewright.testing.shapes.nonces import Reservations
@@ -236,7 +237,7 @@ class Shards:
         batch.put(META, u8(shard), ref(block) + done.outgoing)
         await self._store.commit(batch)
         state.applied = block
-        state.blocks = {id: other for id, other in state.blocks.items() if self._descends(state, other, id, block)}
+        state.blocks = {block.id: done, **descendants(state.blocks, block.id)}
         evicted = self.reservations.settle(done.effects.nonces)
         return {id: winner for id, winner in evicted.items() if id not in done.effects.outcome.evicted}
 
@@ -245,10 +246,8 @@ class Shards:
 
     async def abandon(self, block: BlockRef, shard: int = 0) -> None:
         state = self._state.get(shard)
-        if state is not None and block != state.applied and state.blocks.pop(block.id, None) is not None:
-            for id, other in list(state.blocks.items()):
-                if other.parent.id == block.id:
-                    await self.abandon(BlockRef(block.height + 1, id), shard)
+        if state is not None and block != state.applied:
+            drop(state.blocks, block.id)
 
     async def applied(self, shard: int = 0) -> BlockRef | None:
         state = self._state.get(shard)
@@ -268,11 +267,3 @@ class Shards:
             raise Pruned(f"the state of shard {arguments['shard']} is not kept on this node")
         tree = state.blocks[state.applied.id].tree
         return dict(sorted((value[:32], Account.decode(value[32:])) for _, value in sparse.items(tree)))
-
-    @staticmethod
-    def _descends(state: _Shard, block: _Block, id: bytes, ancestor: BlockRef) -> bool:
-        while id != ancestor.id:
-            if block.parent.id not in state.blocks or block.effects is None:
-                return False
-            id, block = block.parent.id, state.blocks[block.parent.id]
-        return True
