@@ -20,7 +20,7 @@ import click
 from nodewright.errors import ConfigurationError, NodewrightError, PluginError
 
 DEBUG_VARIABLE = "NODEWRIGHT_DEBUG"
-COMMANDS = ("bench", "check", "db", "devnet", "genesis", "graph", "plugins", "run", "show", "version")
+COMMANDS = ("bench", "check", "db", "devnet", "genesis", "graph", "plugins", "run", "show", "verify", "version")
 PLUGIN_COMMANDS_KEY = "nodewright.plugin_commands"  # in click's context
 FILLED_BY_PLUGINS = frozenset({"bench"})  # groups of the core whose commands come from plugins
 
@@ -96,6 +96,7 @@ def cli() -> None:
     nodewright devnet teranode --nodes 3          a local network of three
     nodewright check mine.toml                    is this profile right?
     nodewright show teranode                      every setting, and where its value is from
+    nodewright verify teranode                    has a stopped node lost anything?
     nodewright plugins                            what is installed
 
     A profile is a name that `nodewright plugins` lists, or the path of a .toml file, which may say

@@ -56,14 +56,17 @@ class SegmentLog:
         self._lock = trio.Lock()
         self._broken: str | None = None
         self._closed = False
+        self._read_only = False
 
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, environment: Environment, folder: Path, segment_bytes: int = 32 * 1024 * 1024
+        cls, environment: Environment, folder: Path, segment_bytes: int = 32 * 1024 * 1024, read_only: bool = False
     ) -> AsyncIterator[SegmentLog]:
-        """Raises StoreCorrupt, StoreError. One opener at a time: the caller holds the folder's lock."""
+        """Raises StoreCorrupt, StoreError. One opener at a time: the caller holds the folder's lock. ``read_only`` leaves
+        the files as they are: an unfinished write at the end is passed over, and nothing can be appended."""
         log = cls(environment, folder, segment_bytes)
+        log._read_only = read_only
         await environment.offload(log._load)
         try:
             yield log
@@ -123,8 +126,8 @@ class SegmentLog:
         waits does not know whether its records are kept: none of them is half kept."""
         if self._broken is not None:
             raise StoreError(self._broken)
-        if self._closed:
-            raise StoreError(f"the log {self._folder} is closed")
+        if self._closed or self._read_only:
+            raise StoreError(f"the log {self._folder} is {'closed' if self._closed else 'open for reading only'}")
         if not payloads:
             await trio.lowlevel.checkpoint()
             return self._next
@@ -267,7 +270,8 @@ class SegmentLog:
 
     def _load(self) -> None:
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not self._read_only:
+                self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             paths = sorted(self._folder.glob("*.log"))
             for path in paths:
                 self._load_segment(path, last=path == paths[-1])
@@ -275,6 +279,7 @@ class SegmentLog:
             raise StoreError(f"the log {self._folder} cannot be opened: {error.strerror}") from error
         if self._segments:
             self._next = self._segments[-1].end
+        if self._segments and not self._read_only:
             self._descriptor = os.open(self._segments[-1].path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
 
     def _load_segment(self, path: Path, last: bool) -> None:
@@ -283,15 +288,17 @@ class SegmentLog:
         if header is None:
             if not last or len(data) > files.HEADER.size:
                 raise StoreCorrupt(f"{path} does not begin like a segment of a log: restore the folder from a copy")
-            path.unlink()
-            self._environment.logger.warning("dropped an unfinished segment", path=str(path))
+            if not self._read_only:
+                path.unlink()
+                self._environment.logger.warning("dropped an unfinished segment", path=str(path))
             return
         segment = Segment(path, *header)
         if path.name != files.name_of(segment.first):
             raise StoreCorrupt(f"{path} holds records from {segment.first} on: it was renamed")
         before = self._segments[-1] if self._segments else None
         if before is not None and before.end == before.first and segment.gap_from == before.gap_from:
-            before.path.unlink()  # an empty segment that this one replaced
+            if not self._read_only:
+                before.path.unlink()  # an empty segment that this one replaced
             self._segments.pop()
         elif before is not None and segment.gap_from != before.end:
             raise StoreCorrupt(
@@ -299,9 +306,9 @@ class SegmentLog:
                 f"{before.end - 1}: a file is missing; restore the folder from a copy"
             )
         torn = files.scan(segment, data)
-        if torn:
-            if not last:
-                raise StoreCorrupt(f"{path} is damaged at byte {segment.size}: restore the folder from a copy")
+        if torn and not last:
+            raise StoreCorrupt(f"{path} is damaged at byte {segment.size}: restore the folder from a copy")
+        if torn and not self._read_only:
             self._environment.logger.warning(
                 "cut off an unfinished write", path=str(path), bytes=torn, last_sequence=segment.end - 1
             )

@@ -126,15 +126,25 @@ class StorageSpec(ComponentSpec):
 
 @frozen(kw_only=True)
 class ExecutionSpec(ComponentSpec):
+    """``audit`` (config, dependencies, environment) -> context manager of an ``interfaces.audit.StateAudit`` over the
+    stores of a stopped node, which are in the dependencies with ``genesis``. ``unaudited`` is for an operator, where there
+    is none: why."""
+
     kind: ClassVar[str] = "execution"
+    audit: Open | None = None
+    unaudited: str = ""
 
 
 @frozen(kw_only=True)
 class ConsensusSpec(ComponentSpec):
     """``complete_genesis`` (config, document) -> document: what a local network's settings say of its genesis (how many
-    validators and shards). It leaves the document of any other network as it is, and may raise ConfigurationError."""
+    validators and shards). It leaves the document of any other network as it is, and may raise ConfigurationError.
+
+    ``audit`` as that of an execution, of an ``interfaces.audit.ChainAudit``; ``identify`` (``interfaces.audit.Identify``)
+    and ``report`` are among the dependencies."""
 
     kind: ClassVar[str] = "consensus"
+    audit: Open | None = None
     complete_genesis: Callable[[Any, dict[str, Any]], dict[str, Any]] | None = None
 
 

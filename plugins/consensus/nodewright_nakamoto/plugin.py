@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
+from nodewright.interfaces.audit import ChainAudit
 from nodewright.interfaces.consensus import Consensus
 from nodewright.interfaces.environment import Environment
 from nodewright.plugins.hooks import hookimpl
@@ -44,6 +45,29 @@ async def open_nakamoto(
     )
 
 
+@asynccontextmanager
+async def open_audit(
+    config: NakamotoConfig, dependencies: Dependencies, environment: Environment
+) -> AsyncIterator[ChainAudit]:
+    """What the blocks of a stopped node are, without running it."""
+    from nodewright_nakamoto import genesis as genesis_rules
+    from nodewright_nakamoto.audit import NakamotoAudit
+    from nodewright_nakamoto.store import ChainStore
+
+    document = dependencies["genesis"]
+    coinbase = genesis_rules.coinbase_of(document)
+    prologue_id = dependencies["identify"]([coinbase])[0] if coinbase else None
+    chain, blobs = dependencies["stores.chain"], dependencies["stores.blobs"]
+    yield NakamotoAudit(
+        genesis_rules.build(document, prologue_id),
+        chain,
+        blobs,
+        ChainStore(chain, blobs, environment),
+        dependencies["identify"],
+        dependencies["report"],
+    )
+
+
 @hookimpl
 def register_consensus() -> list[ConsensusSpec]:
     return [
@@ -53,6 +77,7 @@ def register_consensus() -> list[ConsensusSpec]:
             open=open_nakamoto,
             config=NakamotoConfig,
             check=check,
+            audit=open_audit,
             provides=frozenset({CONSENSUS, "proof-of-work", "reorganise", "mining", "reject-block"}),
             requires=(
                 Requirement("stores.chain", KEY_VALUE, frozenset({"ordered"})),

@@ -1,0 +1,154 @@
+"""What a stopped node holds, computed anew and compared: the core's part of ``nodewright verify``.
+
+Here: opening the audits that execution and consensus give (``interfaces.audit``), reading the pool's journal without
+changing it, and the one question that needs both and no family: is every transaction whose sender was told that it is in a
+block still in a block, or pending again?
+
+Memory: the pending transactions and the kept final statuses, as in the node itself; nothing grows with the state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from nodewright.composition.plan import Plan
+from nodewright.db.stopped import StoppedNode
+from nodewright.errors import StoreError
+from nodewright.genesis import Genesis
+from nodewright.interfaces.audit import ChainAudit, ChainPart, Journal, Report, StateAudit
+from nodewright.interfaces.common import BlockRef
+from nodewright.interfaces.environment import Environment
+from nodewright.node.journal import SegmentLog
+from nodewright.node.pool import PoolLimits
+from nodewright.node.pooljournal import replay
+from nodewright.node.statuses import FinalStatuses
+from nodewright.node.stores import adapted
+from nodewright.plugins.specs import ConsensusSpec, Dependencies, ExecutionSpec, Open
+
+RESTORE = "restore the data directory from a snapshot, or start anew in another --data-dir"
+
+
+async def verify_stopped(node: StoppedNode, genesis: Genesis, report: Report) -> None:
+    """Raises what opening raises; what is wrong with the data is reported."""
+    plan = node.plan
+    statuses = FinalStatuses(plan.pool.status_retention_seconds, PoolLimits().status_max_count)
+    journal = await read_journal(node.environment.for_slot("pool"), node.folder / "pool" / "journal", statuses, report)
+    async with AsyncExitStack() as stack:
+        given = Dependencies({"genesis": genesis, "report": report})
+        for store in node.stores:
+            environment = node.environment.for_slot(store.slot)
+            given[store.slot] = await adapted(store.planned, store.raw, environment, stack)
+        state = await _state(plan, given, node, stack, report)
+        if state is not None:
+            given["identify"] = state.identify
+            chain = await _chain(plan, given, node, stack, report)
+            await compare(chain, state, journal, statuses, report)
+
+
+async def read_journal(environment: Environment, folder: Path, statuses: FinalStatuses, report: Report) -> Journal:
+    """What is pending; ``statuses`` are filled. An unreadable journal is reported and counts as empty."""
+    pending: dict[bytes, bytes] = {}
+    try:
+        async with SegmentLog.open(environment, folder, read_only=True) as log:
+            pending = await replay(log, statuses, environment.now())
+    except StoreError as error:
+        report.differs(
+            "the pool's journal cannot be read, so that what was acknowledged and is in no block yet is lost",
+            str(error),
+            f"move {folder} away to go on with what is in blocks, or restore it from a copy",
+        )
+    return Journal(pending, statuses.get)
+
+
+async def compare(
+    chain: ChainAudit | None, state: StateAudit, journal: Journal, statuses: FinalStatuses, report: Report
+) -> None:
+    """``statuses`` are those that ``journal.final`` gives."""
+    if chain is None:
+        await state.compare(None, journal, report)
+        return
+    watched = _Watched(chain, {id for record in statuses.records() if record.status == "committed" for id in record.ids})
+    await watched.load(await state.applied())
+    await state.compare(watched, journal, report)
+    if not watched.whole:
+        report.note("not compared: final statuses with blocks, because blocks are damaged")
+        return
+    left = watched.committed - journal.pending.keys()
+    if left:
+        async for part in chain.loose():
+            left.difference_update(_split(part.ids))
+    for id in sorted(left):
+        report.differs(
+            "a transaction whose sender was told that it is in a block is in none, and is not pending",
+            id[::-1].hex(),
+            "post it again; " + RESTORE,
+        )
+
+
+def _split(ids: bytes) -> list[bytes]:
+    return [ids[at : at + 32] for at in range(0, len(ids), 32)]
+
+
+class _Watched:
+    """A chain of whose transactions those seen are struck from ``committed``."""
+
+    def __init__(self, chain: ChainAudit, committed: set[bytes]) -> None:
+        self._chain = chain
+        self.committed = committed
+
+    async def load(self, applied: BlockRef | None) -> None:
+        await self._chain.load(applied)
+
+    @property
+    def whole(self) -> bool:
+        return self._chain.whole
+
+    @property
+    def highest(self) -> int:
+        return self._chain.highest
+
+    async def parts(self) -> AsyncIterator[ChainPart]:
+        async for part in self._chain.parts():
+            self.committed.difference_update(_split(part.ids))
+            yield part
+
+    async def loose(self) -> AsyncIterator[ChainPart]:
+        async for part in self._chain.loose():
+            yield part
+
+
+# --- opening -------------------------------------------------------------------------------------------------------------
+
+
+async def _state(
+    plan: Plan, given: Dependencies, node: StoppedNode, stack: AsyncExitStack, report: Report
+) -> StateAudit | None:
+    planned = plan.component("execution")
+    assert planned is not None and isinstance(planned.spec, ExecutionSpec)
+    if planned.spec.audit is None:
+        why = planned.spec.unaudited or "it shows no way to compute its state from the blocks"
+        report.note(f"execution: the state of {planned.spec.name} was not computed anew: {why}")
+        return None
+    audit: StateAudit = await _opened(planned.spec.audit, "execution", plan, given, node, stack)
+    return audit
+
+
+async def _chain(
+    plan: Plan, given: Dependencies, node: StoppedNode, stack: AsyncExitStack, report: Report
+) -> ChainAudit | None:
+    planned = plan.component("consensus")
+    assert planned is not None and isinstance(planned.spec, ConsensusSpec)
+    if planned.spec.audit is None:
+        report.note(f"consensus: the blocks of {planned.spec.name} were not checked: it shows no way to read them alone")
+        return None
+    audit: ChainAudit = await _opened(planned.spec.audit, "consensus", plan, given, node, stack)
+    return audit
+
+
+async def _opened(audit: Open, slot: str, plan: Plan, given: Dependencies, node: StoppedNode, stack: AsyncExitStack) -> Any:
+    planned = plan.component(slot)
+    assert planned is not None
+    return await stack.enter_async_context(audit(planned.config, given, node.environment.for_slot(slot)))
