@@ -118,6 +118,8 @@ async def open_sequential(
 EXECUTORS: Final[dict[str, str]] = {
     "sequential": "nodewright_aptos.executors:open_sequential",
     "columnar": "nodewright_aptos.columnar:open_executor",
+    "sharded": "nodewright_aptos.shards:open_executor",
+    "block-stm": "nodewright_aptos.blockstm:open_executor",
 }
 
 
