@@ -347,7 +347,8 @@ out.touched = (await provider.blockChanges(at)).changes.map(one => one.type + ' 
 out.accountChanges = (await provider.accountChanges(['js.sandbox'], at)).changes
 out.keyChanges = (await provider.accessKeyChanges(['js.sandbox'], at)).changes
 out.codeChanges = (await provider.contractCodeChanges(['js.sandbox'], at)).changes.length
-const next = await provider.nextLightClientBlock({ last_block_hash: at.blockId })
+let next = {} // until a later block is final: an empty object, and light clients ask again
+while (!next.inner_lite) next = await provider.nextLightClientBlock({ last_block_hash: at.blockId })
 out.next = [next.inner_lite.height > 0, next.approvals_after_next.length, next.next_bps.length]
 const later = await js.transfer({ receiverId: 'sandbox', amount: 3n })
 await provider.viewTransactionStatus({ txHash: later.transaction.hash, accountId: 'js.sandbox', waitUntil: 'FINAL' })
