@@ -13,7 +13,8 @@ from nodewright.plugins.specs import setting
 @attrs.define
 class AptosConfig:
     executor: str = setting(
-        "sequential", help="how blocks are run: sequential, or columnar (transfers as arrays); both give the same results"
+        "sequential",
+        help="how blocks are run: sequential, columnar (transfers as arrays) or block-stm (in parallel): one result",
     )
     history: int = setting(
         1000, help="blocks whose state stays readable, provable and can be undone", minimum=1, maximum=1_000_000

@@ -15,6 +15,7 @@ set is *recorded* while the function runs: its state is loaded when it is asked 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 from attrs import define, field, frozen
@@ -128,6 +129,13 @@ class Functions:
         self.views: dict[bytes, ViewFunction] = {}
         # aggregators that any transaction may change: the supply, by its fee
         self.aggregators: tuple[bytes, ...] = ()
+        # third parties' modules that are in it: what a process needs to have the same
+        self.modules: list[str] = []
+
+    def add_module(self, name: str) -> None:
+        """What a module registers. Raises ImportError, AttributeError, ValueError."""
+        import_module(name).register_transaction_functions(self)
+        self.modules.append(name)
 
     def add(self, *functions: TransactionFunction) -> None:
         """Raises ValueError where the name is taken or a type is not known."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib import import_module
 
 import click
 import trio
@@ -33,7 +32,7 @@ async def open_aptos(config: AptosConfig, dependencies: Dependencies, environmen
     functions = installed_functions()
     for name in config.functions:
         try:
-            import_module(name).register_transaction_functions(functions)
+            functions.add_module(name)
         except (ImportError, AttributeError, ValueError) as error:
             raise ConfigurationError(f"execution.functions: {name} adds no transaction functions: {error}") from error
     chain_id = chain_id_of(dependencies["genesis"].get("execution", {}))

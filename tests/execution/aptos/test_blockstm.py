@@ -286,7 +286,7 @@ def test_reads_see_the_version_below() -> None:
 
 
 def test_an_estimate_names_whom_to_wait_for() -> None:
-    memory = MultiVersionMemory(5, {}.get)
+    memory = MultiVersionMemory(5, lambda key: None)
     memory.record(1, {b"a": b"one"}, {})
     memory.record(2, {}, {b"a": 1})
     memory.estimate(2)

@@ -4,3 +4,7 @@ After Gelashvili et al., "Block-STM: Scaling Blockchain Execution by Turning Ord
 (PPoPP 2023). ``scheduler`` says what to do next, ``memory`` holds what each transaction wrote, ``run`` is a block's way
 through both; ``executor`` has batches run by workers and is what a node opens.
 """
+
+from nodewright_aptos.blockstm.executor import open_executor
+
+__all__ = ["open_executor"]

@@ -1,0 +1,131 @@
+"""The executor ``block-stm``: any transactions by ``coordinator``, in batches on threads or worker processes.
+
+Python threads share one lock: threads run side by side what releases it (hashes, signatures, kernels), processes whatever
+there is, for the price of carrying state and outputs over a pipe. docs/performance.md says what either is worth.
+
+Options (``execution.executor_options``): ``workers`` (2), ``placement`` (``threads`` or ``processes``), ``batch`` (64)
+transactions a worker is given at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Final
+
+from attrs import define
+
+from nodewright.errors import ConfigurationError
+from nodewright.interfaces.environment import Environment
+from nodewright_aptos.blockstm.coordinator import Coordinator, Worker
+from nodewright_aptos.blockstm.speculate import Answer, Item, speculate
+from nodewright_aptos.executors import WORTH_A_HOP, Base, Executor
+from nodewright_aptos.functions import Functions
+from nodewright_aptos.state import BlockEnvironment, Output
+from nodewright_aptos.transactions import UserTransaction
+
+PLACEMENTS: Final = ("threads", "processes")
+_MAX_WORKERS: Final = 256
+_MAX_BATCH: Final = 10_000
+
+
+@define
+class Options:
+    workers: int = 2
+    placement: str = "threads"
+    batch: int = 64
+
+
+def read_options(options: Mapping[str, Any]) -> Options:
+    """Raises ConfigurationError."""
+    where = "execution.executor_options"
+    known = Options()
+    for name, value in options.items():
+        if name in ("workers", "batch"):
+            most = _MAX_WORKERS if name == "workers" else _MAX_BATCH
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+                raise ConfigurationError(f"{where}.{name}: {value!r} is not a number from 1 to {most}")
+        elif name != "placement":
+            raise ConfigurationError(f"{where}.{name}: block-stm has no such option; it has workers, placement and batch")
+        elif value not in PLACEMENTS:
+            raise ConfigurationError(f"{where}.placement: {value!r} is not one of {', '.join(PLACEMENTS)}")
+        setattr(known, name, value)
+    return known
+
+
+class ThreadWorker:
+    """Batches in threads of the environment; a short one inline, where a hop would cost more."""
+
+    def __init__(self, functions: Functions, environment: Environment) -> None:
+        self._functions = functions
+        self._environment = environment
+
+    async def run(self, block: BlockEnvironment, items: Sequence[Item]) -> list[Answer]:
+        if len(items) < WORTH_A_HOP:
+            return speculate(self._functions, block, items)
+        return await self._environment.offload(speculate, self._functions, block, items)
+
+
+class BlockStmExecutor:
+    name = "block-stm"
+
+    def __init__(
+        self, functions: Functions, environment: Environment, options: Options, workers: Sequence[Worker] = ()
+    ) -> None:
+        """``workers``: those that are no threads of this process."""
+        self._functions = functions
+        self._environment = environment
+        self._options = options
+        self._local = ThreadWorker(functions, environment)
+        self._workers: list[Worker] = list(workers) or [self._local] * options.workers
+        self.executions = self.aborts = self.suspensions = self.transactions = 0
+
+    async def run(self, base: Base, transactions: Sequence[UserTransaction], block: BlockEnvironment) -> Sequence[Output]:
+        workers = self._workers if len(transactions) > WORTH_A_HOP else [self._local]
+        batch = max(1, min(self._options.batch, len(transactions) // (2 * len(workers))))
+        coordinator = Coordinator(self._functions, base, transactions, block, self._local, batch)
+        try:
+            return await coordinator.outputs(workers)
+        finally:
+            self._note(coordinator, len(transactions))
+
+    def _note(self, coordinator: Coordinator, count: int) -> None:
+        run = coordinator.run
+        self.transactions += count
+        self.executions += run.executions
+        self.aborts += run.aborts
+        self.suspensions += run.suspensions
+        for worker in coordinator.lost:
+            if worker not in self._workers:
+                continue  # a block beside this one has noticed it too
+            self._workers.remove(worker)
+            self._environment.logger.warning(
+                "an execution worker is lost: its work is done by the others; restart the node to have it again",
+                left=len(self._workers),
+            )
+        if not self._workers:
+            self._workers = [self._local]
+
+    def figures(self) -> dict[str, Any]:
+        """For a benchmark: incarnations run, aborted and suspended, for each transaction."""
+        count = max(self.transactions, 1)
+        return {
+            "executions_per_tx": self.executions / count,
+            "aborts_per_tx": self.aborts / count,
+            "suspensions_per_tx": self.suspensions / count,
+        }
+
+
+@asynccontextmanager
+async def open_executor(
+    functions: Functions, environment: Environment, options: Mapping[str, Any]
+) -> AsyncIterator[Executor]:
+    """Raises ConfigurationError."""
+    known = read_options(options)
+    async with AsyncExitStack() as stack:
+        workers: Sequence[Worker] = ()
+        if known.placement == "processes":
+            from nodewright_aptos.blockstm.processes import open_processes
+
+            workers = await stack.enter_async_context(open_processes(functions, environment, known.workers))
+        yield BlockStmExecutor(functions, environment, known, workers)
