@@ -24,6 +24,9 @@ class NativeVerifierConfig:
     ed25519_batches: bool = setting(
         True, help="Ed25519 signatures are checked four side by side, 128 a batch; what that refuses, again by itself"
     )
+    ecdsa_batches: bool = setting(
+        True, help="ECDSA signatures are checked four side by side; what that refuses, again by libsecp256k1"
+    )
 
 
 @asynccontextmanager
@@ -36,7 +39,7 @@ async def open_native(
     async with trio.open_nursery() as nursery:
         if config.kernels == "auto":
             nursery.start_soon(warm_up_kernels, environment)
-        yield NativeVerifier(config.ed25519_batches)
+        yield NativeVerifier(config.ed25519_batches, config.ecdsa_batches)
         nursery.cancel_scope.cancel()
 
 

@@ -5,6 +5,8 @@ Both give the same answers, bit for bit.
 
 Ed25519 has a third way: four signatures side by side in vector registers (``compiled.edwards``), in the same time as two
 checks of libsodium. What it refuses is put to libsodium, one by one; what it accepts libsodium accepts.
+
+ECDSA likewise (``compiled.secp256k1``), in the time of half a check of libsecp256k1.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from nodewright.kernels.switch import compiled
 KEY_LENGTHS = (33, 65)
 # Compiled beside the core's kernels by who checks many Ed25519 signatures: ``warm_up(LANES)``.
 LANES = "nodewright.kernels.compiled.edwards"
+# And by who checks many ECDSA signatures.
+ECDSA_LANES = "nodewright.kernels.compiled.secp256k1"
 WORTH_LANES = 4
 BATCH = 128
 
@@ -123,9 +127,10 @@ class NativeVerifier:
 
     name = "native"
 
-    def __init__(self, ed25519_batches: bool = True) -> None:
-        """``ed25519_batches``: whether Ed25519 signatures are checked side by side, where that is compiled."""
+    def __init__(self, ed25519_batches: bool = True, ecdsa_batches: bool = True) -> None:
+        """``…_batches``: whether such signatures are checked side by side, where that is compiled."""
         self._batches = ed25519_batches
+        self._ecdsa_batches = ecdsa_batches
         self._secp256k1 = _secp256k1_addresses()
         self._sodium = _address(sodium_ffi, sodium_ffi.addressof(sodium, "crypto_sign_open"))
 
@@ -136,6 +141,27 @@ class NativeVerifier:
             raise ValueError("keys, digests and signatures must be equally many")
         if kernels is None or not keys or set(map(len, digests)) != {32}:
             return ecdsa_plain(keys, digests, signatures)
+        lanes = compiled(ECDSA_LANES)
+        if self._ecdsa_batches and len(keys) >= WORTH_LANES and lanes is not None and lanes.WORTH_IT:
+            answers: bytearray = lanes.verify(keys, digests, signatures)
+            left = [item for item, answer in enumerate(answers) if not answer] if 0 in answers else []
+            for item, answer in zip(left, self._ecdsa_one_by_one(kernels, left, keys, digests, signatures), strict=True):
+                answers[item] = answer
+            return answers
+        return self._ecdsa_one_by_one(kernels, range(len(keys)), keys, digests, signatures)
+
+    def _ecdsa_one_by_one(
+        self,
+        kernels: Any,
+        items: Sequence[int],
+        keys: Sequence[bytes],
+        digests: Sequence[bytes],
+        signatures: Sequence[bytes],
+    ) -> bytearray:
+        if not items:
+            return bytearray()
+        if len(items) < len(keys):
+            keys, digests, signatures = ([column[item] for item in items] for column in (keys, digests, signatures))
         answers: bytearray = kernels.ecdsa(self._secp256k1, keys, digests, signatures)
         return answers
 
