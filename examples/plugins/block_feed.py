@@ -25,7 +25,8 @@ from starlette.routing import Route
 from nodewright.interfaces import ChainEvent, Environment, NodeHandle
 from nodewright.plugins.hooks import hookimpl
 from nodewright.plugins.specs import SERVICE, Dependencies, ServiceSpec, setting
-from nodewright.services.http import HttpServer, HttpSettings
+from nodewright.services.http import HttpSettings
+from nodewright.services.service import HttpService
 
 
 @attrs.define(kw_only=True)
@@ -33,31 +34,24 @@ class BlockFeedConfig(HttpSettings):
     keep: int = setting(20, help="how many of the latest blocks are told", minimum=1, maximum=10_000)
 
 
-class BlockFeed:
+class BlockFeed(HttpService[BlockFeedConfig]):
     """``url`` is empty until it runs."""
 
     def __init__(self, config: BlockFeedConfig, environment: Environment) -> None:
-        self._config = config
-        self._environment = environment
+        super().__init__(config, environment)
         self._blocks: deque[dict[str, Any]] = deque(maxlen=config.keep)
-        self.url = ""
 
     async def run(self, node: NodeHandle, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async def blocks(request: Request) -> JSONResponse:
             head = node.consensus.head()
             return JSONResponse({"height": head.height, "blocks": list(self._blocks)})
 
-        server = HttpServer(Starlette(routes=[Route("/", blocks)]), self._config, self._environment)
-        self.url = server.url
-        try:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(server.serve)
-                task_status.started()
-                async for event in node.events.subscribe():
-                    if isinstance(event, ChainEvent) and event.kind == "block_accepted":
-                        self._blocks.append({"sequence": event.sequence, "time": event.time, **event.data})
-        finally:
-            self.url = ""
+        async def follow() -> None:
+            async for event in node.events.subscribe():
+                if isinstance(event, ChainEvent) and event.kind == "block_accepted":
+                    self._blocks.append({"sequence": event.sequence, "time": event.time, **event.data})
+
+        await self.serve(Starlette(routes=[Route("/", blocks)]), task_status, beside=[follow])
 
 
 @asynccontextmanager

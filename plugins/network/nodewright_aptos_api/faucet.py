@@ -23,8 +23,8 @@ from nodewright.interfaces.common import Refused
 from nodewright.interfaces.environment import Environment
 from nodewright.interfaces.execution import FINAL
 from nodewright.interfaces.service import NodeHandle
-from nodewright.services.http import HttpServer
 from nodewright.services.pulse import Pulse
+from nodewright.services.service import HttpService
 from nodewright_aptos import bcs, gas, transactions
 from nodewright_aptos.addresses import ED25519, ONE, authentication_key, parse_address
 from nodewright_aptos.authenticators import ed25519_authenticator
@@ -158,13 +158,8 @@ class Teller:
             raise ApiError(400, "vm_error", f"the transaction {id.hex()} failed: {status.text()}", EXECUTION_FAILED)
 
 
-class Faucet:
+class Faucet(HttpService[FaucetConfig]):
     """Bound while it runs; ``url`` is empty before."""
-
-    def __init__(self, config: FaucetConfig, environment: Environment) -> None:
-        self._config = config
-        self._environment = environment
-        self.url = ""
 
     def _routes(self, teller: Teller) -> list[Route]:
         async def given(address: Any, octas: Any) -> str:
@@ -206,16 +201,8 @@ class Faucet:
     async def run(self, node: NodeHandle, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         pulse = Pulse(node.events)
         teller = Teller(node, load_key(self._environment, node.genesis), self._environment, pulse)
-        server = HttpServer(
-            application(self._routes(teller), self._config.allowed_origins), self._config, self._environment
-        )
-        self.url = server.url
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(pulse.run)
-                await server.serve(task_status)
-        finally:
-            self.url = ""
+        app = application(self._routes(teller), self._config.allowed_origins)
+        await self.serve(app, task_status, beside=[pulse.run])
 
 
 def _address_of_key(text: Any) -> str | None:

@@ -10,13 +10,12 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from nodewright.interfaces.environment import Environment
 from nodewright.interfaces.service import NodeHandle
-from nodewright.services.http import HttpServer
 from nodewright.services.pulse import Pulse
+from nodewright.services.service import HttpService, supervision
 from nodewright_aptos.installed import installed_functions
 from nodewright_aptos_api.accounts import Accounts
 from nodewright_aptos_api.config import AptosApiConfig
@@ -66,13 +65,8 @@ def application(routes: list[Route], origins: list[str]) -> Starlette:
     )
 
 
-class AptosApi:
+class AptosApi(HttpService[AptosApiConfig]):
     """Bound while it runs; ``url`` is empty before."""
-
-    def __init__(self, config: AptosApiConfig, environment: Environment) -> None:
-        self._config = config
-        self._environment = environment
-        self.url = ""
 
     def _app(self, node: NodeHandle, pulse: Pulse) -> Starlette:
         # A third party's functions are those of the execution that this node runs.
@@ -105,13 +99,6 @@ class AptosApi:
                 raise ApiError(503, "health_check_failed", f"the ledger is {age:.0f} s old, more than {within} s")
             return JSONResponse({"message": "aptos-node:ok"}, headers=headers_of(state))
 
-        async def health(request: Request) -> Response:
-            report = node.health.report()
-            return JSONResponse(report, 200 if report.get("ready") else 503)
-
-        async def metrics(request: Request) -> Response:
-            return PlainTextResponse(node.metrics.render(), media_type="text/plain; version=0.0.4")
-
         gets: dict[str, Handler] = {
             "/v1": index,
             "/v1/": index,
@@ -133,8 +120,6 @@ class AptosApi:
             "/v1/transactions/by_version/{version}": reading.by_version,
             "/v1/blocks/by_height/{height}": reading.block_by_height,
             "/v1/blocks/by_version/{version}": reading.block_by_version,
-            "/health": health,
-            "/metrics": metrics,
         }
         posts: dict[str, Handler] = {
             "/v1/transactions": submissions.submit,
@@ -145,15 +130,8 @@ class AptosApi:
         }
         routes = [Route(path, handler, methods=["GET"]) for path, handler in gets.items()]
         routes += [Route(path, handler, methods=["POST"]) for path, handler in posts.items()]
-        return application(routes, self._config.allowed_origins)
+        return application([*routes, *supervision(node)], self._config.allowed_origins)
 
     async def run(self, node: NodeHandle, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         pulse = Pulse(node.events)
-        server = HttpServer(self._app(node, pulse), self._config, self._environment)
-        self.url = server.url
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(pulse.run)
-                await server.serve(task_status)
-        finally:
-            self.url = ""
+        await self.serve(self._app(node, pulse), task_status, beside=[pulse.run])

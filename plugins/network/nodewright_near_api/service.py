@@ -7,13 +7,12 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from nodewright.interfaces.environment import Environment
 from nodewright.interfaces.service import NodeHandle
-from nodewright.services.http import HttpServer
 from nodewright.services.pulse import Pulse
+from nodewright.services.service import HttpService, supervision
 from nodewright_near_api.batches import Batches
 from nodewright_near_api.chain import ChainMethods
 from nodewright_near_api.changes import ChangeMethods
@@ -35,13 +34,8 @@ CONSENSUS_GAUGES = {
 }
 
 
-class NearApi:
+class NearApi(HttpService[NearApiConfig]):
     """Bound while it runs; ``url`` is empty before."""
-
-    def __init__(self, config: NearApiConfig, environment: Environment) -> None:
-        self._config = config
-        self._environment = environment
-        self.url = ""
 
     def _app(self, node: NodeHandle, pulse: Pulse) -> Starlette:
         reads = ChainReads(node, pulse)
@@ -68,17 +62,12 @@ class NearApi:
             except RpcError as error:
                 return JSONResponse(error.document, 503)
 
-        async def health(request: Request) -> Response:
-            report = node.health.report()
-            return JSONResponse(report, 200 if report.get("ready") else 503)
-
         gauges = [(name, node.metrics.gauge(f"near_{name}", help)) for name, help in CONSENSUS_GAUGES.items()]
 
-        async def metrics(request: Request) -> Response:
+        def refresh() -> None:
             state = node.consensus.status()
             for name, gauge in gauges:
                 gauge.set(float(state.get(name, 0)))
-            return PlainTextResponse(node.metrics.render(), media_type="text/plain; version=0.0.4")
 
         origins = self._config.allowed_origins
         cors = Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"])
@@ -87,19 +76,11 @@ class NearApi:
                 Route("/", rpc.handle, methods=["POST"]),
                 Route("/txs", batches.handle, methods=["POST"]),
                 Route("/status", status, methods=["GET"]),
-                Route("/health", health, methods=["GET"]),
-                Route("/metrics", metrics, methods=["GET"]),
+                *supervision(node, refresh),
             ],
             middleware=[cors] if origins else [],
         )
 
     async def run(self, node: NodeHandle, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         pulse = Pulse(node.events)
-        server = HttpServer(self._app(node, pulse), self._config, self._environment)
-        self.url = server.url
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(pulse.run)
-                await server.serve(task_status)
-        finally:
-            self.url = ""
+        await self.serve(self._app(node, pulse), task_status, beside=[pulse.run])
