@@ -44,7 +44,6 @@ def test_a_wrong_profile(tmp_path: Path, toml: str, words: tuple[str, ...]) -> N
     profile = tmp_path / "mine.toml"
     profile.write_text('extends = "teranode"\n' + toml)
     refused(run("run", profile, "--data-dir", tmp_path / "data", *FREE), *words)
-    refused(run("check", profile), *words)
 
 
 def test_a_profile_that_is_not_there(tmp_path: Path) -> None:
