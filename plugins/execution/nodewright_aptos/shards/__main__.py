@@ -9,6 +9,8 @@ from pathlib import Path
 import click
 import trio
 
+from nodewright import logging
+from nodewright.environment import NodeEnvironment
 from nodewright_aptos.shards.links import StreamLink
 from nodewright_aptos.shards.opening import opened_server
 from nodewright_aptos.shards.server import EXECUTORS
@@ -27,7 +29,8 @@ def shard(executor: str, functions: tuple[str, ...], folder: Path) -> None:
 
 async def _run(into: int, out: int, executor: str, functions: tuple[str, ...], folder: Path) -> None:
     link = StreamLink(trio.lowlevel.FdStream(into), trio.lowlevel.FdStream(out))
-    async with opened_server(executor, functions, folder) as server:
+    environment = NodeEnvironment("shard", folder, logging.configure("shard", "console", "warning"))
+    async with opened_server(executor, functions, environment) as server:
         await server.serve(link)
 
 

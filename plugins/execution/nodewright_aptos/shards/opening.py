@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 
-from nodewright import logging
-from nodewright.environment import NodeEnvironment
 from nodewright.errors import ConfigurationError
+from nodewright.interfaces.environment import Environment
 from nodewright_aptos.executors import open_executor
 from nodewright_aptos.installed import installed_functions
 from nodewright_aptos.shards.server import ShardServer
 
 
 @asynccontextmanager
-async def opened_server(executor: str, functions: Sequence[str], folder: Path) -> AsyncIterator[ShardServer]:
+async def opened_server(executor: str, functions: Sequence[str], environment: Environment) -> AsyncIterator[ShardServer]:
     """``functions`` are the modules that add transaction functions. Raises ConfigurationError."""
-    environment = NodeEnvironment("shard", folder, logging.configure("shard", "console", "warning"))
     known = installed_functions()
     for name in functions:
         try:

@@ -60,7 +60,7 @@ class Shard:
         self.refused = ""  # why it is not used, where that does not pass by itself
         self.parts: dict[int, Told] = {}
         self.losses = 0
-        self._placement = placement
+        self.placement = placement
         self._environment = environment
         self._hello = hello
         self._silent_seconds = silent_seconds
@@ -99,7 +99,7 @@ class Shard:
         """One connection from its beginning to its end; why it ended."""
         reason = ""
         try:
-            async with self._placement.connect() as link:
+            async with self.placement.connect() as link:
                 with trio.fail_after(HELLO_SECONDS):
                     await self._greet(link)
                 self._set_ready(True)
