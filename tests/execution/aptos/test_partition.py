@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,7 +32,7 @@ Row = tuple[int, list[int], list[int]]
 
 @st.composite
 def blocks(draw: Any, most: int = 60) -> Access:
-    """A few senders and keys, so that they meet; what is written is mostly read as well, and each sender has its own key."""
+    """A few senders and keys, so that they meet; what is written is mostly read too, and each sender has its own key."""
     senders, keys = draw(st.integers(1, 12)), draw(st.integers(1, 10))
     some = st.lists(st.integers(0, keys - 1), max_size=3, unique=True)
     drawn = draw(st.lists(st.tuples(st.integers(0, senders - 1), some, some, st.booleans()), max_size=most))
@@ -201,7 +202,7 @@ def test_the_objective_never_rises(access: Access, shards: int, seed: int) -> No
     place = search(hypergraph(access), shards, seed, steps.append)
     for step in steps:
         assert step.after <= step.before + 1e-9
-    for step, following in zip(steps, steps[1:], strict=False):
+    for step, following in itertools.pairwise(steps):
         assert following.p >= step.p
         if following.p == step.p:
             assert following.before == pytest.approx(step.after, abs=1e-9)

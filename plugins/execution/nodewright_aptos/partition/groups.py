@@ -1,9 +1,10 @@
 """Where the local search begins: senders that share keys in groups, whole groups in shards.
 
 A search that moves one sender at a time finds groups but cannot move them: once the shards are full, a group that came to
-lie in two of them stays so. Hence groups are found first, by labels that senders and keys take over from each other
-(Raghavan, Albert and Kumara, 2007; no label may have more than a quarter of a shard), and packed the heaviest first. What
-does not fit under the cap is spilled, sender by sender. Where a block has no groups, this is the heaviest sender first.
+lie in two of them stays so. Hence groups are found first and packed, the heaviest first: connected components that are no
+larger than a shard, and in larger ones the senders of one label, where senders and keys take over labels from each other
+(Raghavan, Albert and Kumara, 2007; no label may have more than a quarter of a shard). What does not fit under the cap is
+spilled, sender by sender. Where a block has no groups, this is the heaviest sender first.
 """
 
 from __future__ import annotations
@@ -25,7 +26,12 @@ LOOKS: Final = 4_000_000
 def begin(graph: Hypergraph, shards: int, cap: int, visit: Array, shard: Array, loads: Array) -> None:
     """Places the senders of ``visit``, which share keys, into ``shard`` (V,) i4 and ``loads`` (S,) i8 zeros."""
     loops = inner()
-    labels = _labels(graph, visit, int(graph.weights.sum()) // (shards * PIECES))
+    share = int(graph.weights.sum()) // shards
+    component = _components(graph)
+    small = np.bincount(component, graph.weights, minlength=1)[component] <= share
+    labels = component.copy()
+    rest = np.ascontiguousarray(visit[~small[visit]])
+    labels[rest] = len(labels) + graph.edges + _labels(graph, rest, share // PIECES)[rest]
     _, group = np.unique(labels[visit], return_inverse=True)
     size = np.bincount(group, graph.weights[visit]).astype(np.int64)
     heaviest_first = np.argsort(-size, kind="stable")
@@ -37,6 +43,14 @@ def begin(graph: Hypergraph, shards: int, cap: int, visit: Array, shard: Array, 
     loops.spill(
         np.ascontiguousarray(visit[lightest_first]), graph.weights, shard, loads, cap, np.full(shards, -1, np.int64)
     )
+
+
+def _components(graph: Hypergraph) -> Array:
+    """For each sender the lowest number of a sender that it hangs together with."""
+    senders = len(graph.weights)
+    parent = np.arange(senders + graph.edges, dtype=np.int64)
+    inner().components(np.arange(senders, dtype=np.int64), graph.pin_starts, graph.pins, parent, senders)
+    return parent[:senders]
 
 
 def _labels(graph: Hypergraph, visit: Array, limit: int) -> Array:
