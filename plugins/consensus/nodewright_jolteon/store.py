@@ -11,19 +11,21 @@ rows a block, before the execution commits it, and never changes; a transaction'
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final, TypeVar
 
 from attrs import field, frozen
 
-from nodewright.errors import StoreCorrupt
 from nodewright.interfaces.common import BlockRef, BundleRef
 from nodewright.interfaces.storage import KeyValueStore, WriteBatch
+from nodewright.storage.rows import sound
 from nodewright_jolteon.batches import Batch
 from nodewright_jolteon.codec import Malformed, Reader, blob, ref, u32, u64, vector
 from nodewright_jolteon.formats import MAX_BATCH_BYTES, MAX_PROOFS, Block, LedgerCertificate, LedgerInfo
 from nodewright_jolteon.leaders import Record
 from nodewright_jolteon.validators import MAX_VALIDATORS, Epoch
+
+T = TypeVar("T")
 
 BLOCKS: Final = "jl_blocks"
 IDS: Final = "jl_ids"
@@ -122,6 +124,8 @@ class Place:
 
     @classmethod
     def decode(cls, row: bytes) -> Place:
+        if len(row) != 16:
+            raise Malformed(f"it has {len(row)} bytes")
         return cls(int.from_bytes(row[:8], "big"), int.from_bytes(row[8:12], "big"), int.from_bytes(row[12:16], "big"))
 
 
@@ -135,6 +139,10 @@ class ChainStore:
 
     async def _one(self, table: str, key: bytes) -> bytes | None:
         return (await self.store.get_many(table, [key]))[0]
+
+    async def _read(self, table: str, key: bytes, what: str, read: Callable[[bytes], T]) -> T | None:
+        row = await self._one(table, key)
+        return None if row is None else sound("stores.chain", what, read, row)
 
     # --- blocks ---
 
@@ -179,8 +187,7 @@ class ChainStore:
     # --- the committed chain ---
 
     async def head(self) -> BlockRef | None:
-        row = await self._one(META, HEAD)
-        return None if row is None else Reader(row).ref()
+        return await self._read(META, HEAD, "the head", lambda row: Reader(row).ref())
 
     async def begin(self, done: Done, epoch: Epoch) -> None:
         """Genesis. Durable."""
@@ -224,34 +231,25 @@ class ChainStore:
         return list(await self.store.get_many(HEIGHTS, [_big(height) for height in heights]))
 
     async def done(self, id: bytes) -> Done | None:
-        row = await self._one(DONE, id)
-        try:
-            return None if row is None else Done.decode(row)
-        except Malformed as error:
-            raise StoreCorrupt(f"stores.chain: what block {id.hex()} did cannot be read: restore the store") from error
+        return await self._read(DONE, id, "what a block did", Done.decode)
 
     async def places(self, ids: Sequence[bytes]) -> list[Place | None]:
         if not ids:
             return []
-        return [None if row is None else Place.decode(row) for row in await self.store.get_many(TXS, ids)]
+        rows = await self.store.get_many(TXS, ids)
+        return [None if row is None else sound("stores.chain", "a transaction's place", Place.decode, row) for row in rows]
 
     async def certificates(self, heights: Sequence[int]) -> list[LedgerCertificate | None]:
         rows = await self.store.get_many(LEDGER, [_big(height) for height in heights])
-        return [None if row is None else LedgerCertificate.decode(Reader(row)) for row in rows]
-
-    async def put_certificate(self, certificate: LedgerCertificate) -> None:
-        batch = WriteBatch()
-        batch.put(LEDGER, _big(certificate.info.block.height), certificate.encode())
-        await self.store.commit(batch, durable=False)
+        return [None if row is None else _certificate(row) for row in rows]
 
     async def certificate_from(self, height: int) -> LedgerCertificate | None:
         """The lowest there is at this height or above."""
         page = await self.store.scan(LEDGER, after=_big(height - 1) if height else None, limit=1)
-        return LedgerCertificate.decode(Reader(page.items[0][1])) if page.items else None
+        return _certificate(page.items[0][1]) if page.items else None
 
     async def epoch(self, number: int) -> Epoch | None:
-        row = await self._one(EPOCHS, _big(number))
-        return None if row is None else Epoch.decode(row)
+        return await self._read(EPOCHS, _big(number), "an epoch", Epoch.decode)
 
     # --- batches ---
 
@@ -284,7 +282,8 @@ class ChainStore:
 
 
 def _decoded(row: bytes) -> Block:
-    try:
-        return Block.decode(row)
-    except Malformed as error:
-        raise StoreCorrupt("stores.chain: a block cannot be read: restore the store from a backup") from error
+    return sound("stores.chain", "a block", Block.decode, row)
+
+
+def _certificate(row: bytes) -> LedgerCertificate:
+    return sound("stores.chain", "a certificate of the ledger", LedgerCertificate.decode, Reader(row))

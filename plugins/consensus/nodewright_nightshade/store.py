@@ -20,9 +20,9 @@ from typing import Annotated, Final, TypeVar
 
 from attrs import frozen
 
-from nodewright.errors import StoreCorrupt
 from nodewright.interfaces.common import BlockRef
 from nodewright.interfaces.storage import KeyValueStore, WriteBatch
+from nodewright.storage.rows import sound
 from nodewright_near.borsh import Malformed, String, Vector, decode, encode, struct
 from nodewright_near.chunks import MAX_TRANSACTIONS, ChunkBody, ChunkExtra
 from nodewright_near.headers import CHUNK_HEADER, ChunkHeader
@@ -97,6 +97,8 @@ class Place:
 
     @classmethod
     def decode(cls, row: bytes) -> Place:
+        if len(row) != 48:
+            raise Malformed(f"it has {len(row)} bytes")
         height = int.from_bytes(row[32:40], "big")
         return cls(BlockRef(height, row[:32]), int.from_bytes(row[40:44], "big"), int.from_bytes(row[44:48], "big"))
 
@@ -148,7 +150,7 @@ class ChainStore:
         row = await self._one(table, key)
         if row is None:
             return None
-        found = read(row)
+        found = sound("stores.chain", f"a row of the table {table}", read, row)
         self.decoded.put(table, key, found, moment)
         return found
 
@@ -198,17 +200,14 @@ class ChainStore:
             decoded.put(RUNS, _run_key(info.hash, shard), run, moment)
 
     async def block(self, id: bytes) -> Block | None:
-        try:
-            return await self._object(BLOCKS, id, Block.decode)
-        except Malformed as error:
-            raise StoreCorrupt(f"stores.chain: block {id.hex()} cannot be read: restore the store from a backup") from error
+        return await self._object(BLOCKS, id, Block.decode)
 
     async def info(self, id: bytes) -> Info | None:
         return await self._object(INFOS, id, _read_info)
 
     async def infos(self, ids: Sequence[bytes]) -> list[Info | None]:
         rows = await self.store.get_many(INFOS, ids)
-        return [None if row is None else decode(Info, row) for row in rows]
+        return [None if row is None else sound("stores.chain", "a block's setting", _read_info, row) for row in rows]
 
     async def chunk(self, id: bytes) -> Chunk | None:
         return await self._object(CHUNKS, id, _read_chunk)
@@ -230,7 +229,7 @@ class ChainStore:
 
     async def epoch(self, id: bytes) -> EpochSet | None:
         row = await self._one(EPOCHS, id)
-        epoch: EpochSet | None = None if row is None else decode(EpochSet, row)
+        epoch: EpochSet | None = None if row is None else sound("stores.chain", "an epoch", decode, EpochSet, row)
         return epoch
 
     # --- the final chain ---
@@ -262,12 +261,12 @@ class ChainStore:
     async def tally(self) -> Tally | None:
         """Of the epoch of the final block, up to it."""
         row = await self._one(META, b"tally")
-        tally: Tally | None = None if row is None else decode(Tally, row)
+        tally: Tally | None = None if row is None else sound("stores.chain", "the epoch's tally", decode, Tally, row)
         return tally
 
     async def places(self, ids: Sequence[bytes]) -> list[Place | None]:
         rows = await self.store.get_many(TXS, ids)
-        return [None if row is None else Place.decode(row) for row in rows]
+        return [None if row is None else sound("stores.chain", "a transaction's place", Place.decode, row) for row in rows]
 
     # --- runs ---
 

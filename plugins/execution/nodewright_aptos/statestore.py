@@ -23,9 +23,9 @@ from nodewright.caches import RowCache
 from nodewright.errors import Pruned, StoreCorrupt
 from nodewright.interfaces.common import BlockRef
 from nodewright.interfaces.storage import MAX_PAGE, KeyValueStore, WriteBatch
+from nodewright.storage.rows import sound as sound_row
 from nodewright.storage.versions import descendants, drop, lineage
 from nodewright_aptos import records
-from nodewright_aptos.bcs import Malformed
 from nodewright_aptos.caches import NodeCache
 from nodewright_aptos.jmtnodes import Node, decode_node
 from nodewright_aptos.records import BlockRow, number, part_key, read_block
@@ -39,12 +39,7 @@ T = TypeVar("T")
 
 def sound(what: str, read: Callable[[], T]) -> T:
     """What ``read`` makes of a row. Raises StoreCorrupt where it is not what was written."""
-    try:
-        return read()
-    except Malformed as error:
-        raise StoreCorrupt(
-            f"stores.state: {what} cannot be read ({error}): restore this store from a copy, or sync it anew"
-        ) from error
+    return sound_row("stores.state", what, read)
 
 
 def block_of(raw: bytes) -> BlockRow:
