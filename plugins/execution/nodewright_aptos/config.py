@@ -14,7 +14,8 @@ from nodewright.plugins.specs import setting
 class AptosConfig:
     executor: str = setting(
         "sequential",
-        help="how blocks are run: sequential, columnar (transfers as arrays) or block-stm (in parallel): one result",
+        help="how blocks are run: sequential, columnar (transfers as arrays), block-stm (in parallel) or sharded (by "
+        "several processes, here or on other machines): one result",
     )
     history: int = setting(
         1000, help="blocks whose state stays readable, provable and can be undone", minimum=1, maximum=1_000_000
@@ -47,6 +48,10 @@ def check(config: AptosConfig) -> list[str]:
     problems = []
     if config.executor not in EXECUTORS:
         problems.append(f"executor: {config.executor!r} is not one of {', '.join(EXECUTORS)}")
+    if config.executor == "sharded":
+        from nodewright_aptos.shards.options import read_options
+
+        problems += [f"executor_options: {problem}" for problem in read_options(config.executor_options)[1]]
     for name in config.functions:
         if not all(part.isidentifier() for part in name.split(".")):
             problems.append(f"functions: {name!r} is no module's name")

@@ -75,5 +75,7 @@ def register_execution() -> list[ExecutionSpec]:
 def register_commands(cli: click.Group) -> None:
     from nodewright.cli.bench import bench
     from nodewright_aptos.bench.command import aptos
+    from nodewright_aptos.shards.command import shard
 
     bench.add_command(aptos)
+    cli.add_command(shard)
