@@ -1,4 +1,4 @@
-"""Rows of a store that are not what was written to it: said of the store, never of the peer or client that asked for them."""
+"""Rows of a store that are not what was written to it: the store is to blame, never the peer or client that asked."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ T = TypeVar("T")
 
 
 def sound(slot: str, what: str, read: Callable[..., T], *arguments: Any) -> T:
-    """``read(*arguments)`` of a row of the store in ``slot``. Raises StoreCorrupt, with the fix, where it raises Malformed or
-    another ValueError."""
+    """``read(*arguments)`` of a row of the store in ``slot``. Raises StoreCorrupt, with the fix, where that raises a
+    ValueError, such as Malformed."""
     try:
         return read(*arguments)
     except ValueError as error:
