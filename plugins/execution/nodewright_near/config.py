@@ -39,6 +39,13 @@ class NearConfig:
         minimum=0,
         maximum=1024,
     )
+    trie_mib: int = setting(
+        16,
+        help="MiB of trie nodes held back before they are written, over all shards; the rows of the state are written at "
+        "each commit, and nodes that a crash takes are made from them; 0: nodes are written at each commit too",
+        minimum=0,
+        maximum=4096,
+    )
 
 
 def check(config: NearConfig) -> list[str]:

@@ -18,7 +18,7 @@ import trio
 from attrs import evolve, frozen
 
 from nodewright.caches import Verified
-from nodewright.errors import ConfigurationError, Pruned
+from nodewright.errors import ConfigurationError, Pruned, StoreError
 from nodewright.interfaces.common import Admission, Admitted, BlockContext, BlockRef, Bundle
 from nodewright.interfaces.environment import Environment
 from nodewright.interfaces.execution import (
@@ -58,7 +58,7 @@ from nodewright_near.patches import Patches
 from nodewright_near.primitives import NO_HASH
 from nodewright_near.queries import Queries
 from nodewright_near.reservations import Reservations
-from nodewright_near.shardstore import ShardStore, Stale, SyncPace, Version
+from nodewright_near.shardstore import HELD_BACK_BYTES, ShardStore, Stale, SyncPace, Version
 from nodewright_near.stateparts import MAX_PART_BYTES
 from nodewright_near.transactions import SignedTransaction
 
@@ -92,6 +92,7 @@ class NearEngine:
         view_seconds: float = 5.0,
         save_changes: bool = False,
         sync_bytes: int = 0,
+        behind_bytes: int = HELD_BACK_BYTES,
     ) -> None:
         self.store = store
         self.environment = environment
@@ -102,8 +103,9 @@ class NearEngine:
             if not 0 <= number < self.shard_count:
                 raise ConfigurationError(f"execution.kept: there is no shard {number}: the genesis has {self.shard_count}")
         share = cache_bytes // max(len(self.kept), 1)
-        pace = SyncPace(sync_bytes)
-        self.shards = {number: ShardStore(store, number, share, pace) for number in self.kept}
+        pace, held_back = SyncPace(sync_bytes), behind_bytes // max(len(self.kept), 1)
+        self._new_shard: Callable[[int], ShardStore] = lambda number: ShardStore(store, number, share, pace, held_back)
+        self.shards = {number: self._new_shard(number) for number in self.kept}
         self.save_outcomes = save_outcomes
         self.save_changes = save_changes
         self._founding = Founding(store, environment, self.shards, cache_bytes)
@@ -114,7 +116,6 @@ class NearEngine:
         self.patches = Patches(store)
         self.max_part_bytes = MAX_PART_BYTES
         self.handover = Handover(store)
-        self._new_shard: Callable[[int], ShardStore] = lambda number: ShardStore(store, number, share, pace)
         self._admitter = Admitter(rules.parameters, rules.boundaries, self.reservations)
         self.beside = Beside(environment, view_calls, view_seconds)
         self._queries = Queries(self)
@@ -313,6 +314,8 @@ class NearEngine:
         self.kept = tuple(sorted(self.shards))
 
     async def share_state(self, blocks: Mapping[int, BlockRef]) -> bool:
+        for number in blocks.keys() & self.shards.keys():
+            await self._write_nodes(number)
         return await self.handover.share(blocks)
 
     async def state_part(self, block: BlockRef, shard: int, index: int) -> bytes | None:
@@ -341,9 +344,20 @@ class NearEngine:
         self._let_go(shard)
         await self.handover.clear(shard)
 
+    async def _write_nodes(self, number: int) -> None:
+        """Into the store: it alone then says what the state is."""
+        async with self._locks[number]:
+            await self.shards[number].write_nodes()
+
     async def aclose(self) -> None:
-        """What is shared is let go."""
-        await self.handover.aclose()
+        """What is shared is let go; what a start would have to make again is written."""
+        with trio.CancelScope(shield=True):
+            await self.handover.aclose()
+            for number in list(self.shards):
+                try:
+                    await self._write_nodes(number)
+                except StoreError as error:  # the next start makes them again
+                    self.environment.logger.warning("trie nodes were not written", shard=number, reason=str(error))
 
     # --- sandbox ---
 

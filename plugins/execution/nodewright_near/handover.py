@@ -22,6 +22,7 @@ from attrs import define, evolve, field, frozen
 from nodewright.interfaces.common import BlockRef
 from nodewright.interfaces.execution import StateTarget
 from nodewright.interfaces.storage import KeyValueReader, KeyValueStore, WriteBatch
+from nodewright_near.behind import BEHIND, mark_key
 from nodewright_near.borsh import U32, U64, Malformed, Vector, decode, encode, struct
 from nodewright_near.chunks import ChunkExtra
 from nodewright_near.primitives import Hash
@@ -189,11 +190,12 @@ class Handover:
         """No state of the shard is here any more; the marker goes first."""
         key, batch = shard.to_bytes(2, "big"), WriteBatch()
         batch.delete(META, key)
+        batch.delete(META, mark_key(shard))
         batch.delete(SYNC, key)
         batch.put(SYNC, b"d" + key, b"")
         await self.store.commit(batch)
         end = (shard + 1).to_bytes(2, "big") if shard < 0xFFFF else b"\xff" * 3
-        for table in (ROWS, NODES):
+        for table in (BEHIND, ROWS, NODES):
             await self.store.delete_range(table, key, end)
 
     async def kept(self, named: Sequence[int], shards: int) -> list[int]:

@@ -48,6 +48,7 @@ async def open_near(config: NearConfig, dependencies: Dependencies, environment:
         config.view_seconds,
         config.save_state_changes,
         config.sync_mib * MIB,
+        config.trie_mib * MIB,
     )
     await engine.open()
     async with trio.open_nursery() as nursery:

@@ -5,7 +5,8 @@ Tables of the key-value store (all keys begin with the shard's number, u16 big-e
 hashed; such a row holds its whole key.
 
 Invariants
-- The store holds exactly the rows and nodes of ``applied``: they, and the marker, change in one commit.
+- The store holds exactly the rows of ``applied``: they, and the marker, change in one commit. Its nodes may be older
+  (``behind``): what they lack is in memory, and follows from the rows.
 - A version's values and nodes are what differs from its parent's; a view looks from the newest version down to the store.
 - Caches hold what the store holds for ``applied``. They change only after a commit has returned, and what was read before
   it is not put in after it (``_generation``).
@@ -18,18 +19,19 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from nodewright.caches import RowCache
 from nodewright.errors import StoreCorrupt
 from nodewright.interfaces.common import BlockRef
 from nodewright.interfaces.storage import KeyValueReader, KeyValueStore, WriteBatch
 from nodewright.storage.versions import descendants, drop, lineage
+from nodewright_near.behind import Behind, mark_key
 from nodewright_near.borsh import U64, decode, encode, struct
 from nodewright_near.chunks import ChunkExtra
 from nodewright_near.primitives import Hash
 from nodewright_near.state import State
-from nodewright_near.trie import Missing, Source, find, items_under, visits, walk
+from nodewright_near.trie import Missing, Source, find, items_under, update, visits, walk
 from nodewright_near.ways import Ways
 
 ROWS: Final = "near_state"
@@ -37,6 +39,7 @@ NODES: Final = "near_nodes"
 META: Final = "near_meta"
 LONG: Final = 440
 _CUT: Final = 416
+HELD_BACK_BYTES: Final = 16 * 1024 * 1024
 
 
 class Stale(Exception):
@@ -107,7 +110,14 @@ class SyncPace:
 class ShardStore:
     """``kept`` versions by block id, the applied one among them once there is one."""
 
-    def __init__(self, store: KeyValueStore, shard: int, cache_bytes: int, pace: SyncPace | None = None) -> None:
+    def __init__(
+        self,
+        store: KeyValueStore,
+        shard: int,
+        cache_bytes: int,
+        pace: SyncPace | None = None,
+        behind_bytes: int = HELD_BACK_BYTES,
+    ) -> None:
         self.store = store
         self._pace = pace or SyncPace(0)
         self.shard = shard
@@ -116,13 +126,50 @@ class ShardStore:
         self.values = RowCache(cache_bytes // 2)
         self.nodes = RowCache(cache_bytes // 2)
         self.ways = Ways()
+        self.behind = Behind(shard, behind_bytes)
         self._generation = 0
 
     async def open(self) -> None:
+        """Raises StoreCorrupt."""
         (raw,) = await self.store.get_many(META, [self.shard.to_bytes(2, "big")])
         if raw is not None:
             marker: Applied = decode(Applied, raw)
             self._stand_on(Version(BlockRef(marker.height, marker.block), None, marker.extra))
+            await self._make_nodes(marker)
+
+    async def _make_nodes(self, marker: Applied) -> None:
+        """Those that the store does not have, from the rows."""
+        keys = await self.behind.read(self.store)
+        if self.behind.mark is None:
+            return
+        changes = dict(zip(keys, await self.read_values(keys), strict=True))
+        view = View(
+            self, Version(BlockRef(marker.height, marker.block), None, evolve(marker.extra, state_root=self.behind.mark))
+        )
+        await view.walk(keys)
+        while True:
+            nodes: dict[bytes, bytes | None] = {}
+            try:
+                root = update(view, view.root, changes, nodes)
+                break
+            except Missing as missing:
+                await view.fetch(missing.wanted)
+        if root != marker.extra.state_root:
+            raise StoreCorrupt(
+                f"the rows of shard {self.shard} are not those of its block {marker.height}: "
+                "restore this store from a copy, or sync it anew"
+            )
+        self.behind.made(nodes)
+
+    async def write_nodes(self) -> None:
+        """All that were held back."""
+        if self.behind:
+            batch = WriteBatch()
+            self._put_nodes(batch, self.behind.nodes)
+            self.behind.release(batch)
+            await self.store.commit(batch, durable=False)
+            self._generation += 1
+            self.nodes.update(self.behind.released())
 
     def _stand_on(self, version: Version) -> None:
         self.applied = version.ref
@@ -130,26 +177,32 @@ class ShardStore:
 
     async def install(self, block: BlockRef, extra: ChunkExtra, version: Version) -> None:
         """Genesis: rows and nodes of ``version`` into an empty store."""
-        await self.store.commit(self._batch(version))
+        batch = self._batch(version)
+        self._put_nodes(batch, version.nodes)
+        await self.store.commit(batch)
         self.values.update(version.values)
         self.nodes.update(version.nodes)
         self._stand_on(Version(block, None, extra))
 
     def _batch(self, version: Version) -> WriteBatch:
-        batch, shard = version.rows, self.shard
-        for key, value in version.values.items():
-            if value is None:
-                batch.delete(ROWS, row_key(shard, key))
-            else:
-                batch.put(ROWS, row_key(shard, key), row_value(key, value))
-        for path, raw in version.nodes.items():
-            if raw is None:
-                batch.delete(NODES, node_key(shard, path))
-            else:
-                batch.put(NODES, node_key(shard, path), raw)
+        """All but the nodes."""
+        batch, prefix = version.rows, self.shard.to_bytes(2, "big")
+        values = version.values
+        if max(map(len, values), default=0) <= LONG:
+            batch.tables.setdefault(ROWS, {}).update({prefix + key: value for key, value in values.items()})
+        else:
+            for key, value in values.items():
+                row = None if value is None else row_value(key, value)
+                batch.tables.setdefault(ROWS, {})[row_key(self.shard, key)] = row
         marker = Applied(version.ref.height, version.ref.id, version.extra)
-        batch.put(META, shard.to_bytes(2, "big"), encode(marker))
+        batch.put(META, prefix, encode(marker))
         return batch
+
+    def _put_nodes(self, batch: WriteBatch, nodes: Mapping[bytes, bytes | None]) -> None:
+        if nodes:
+            shard, rows = self.shard, batch.tables.setdefault(NODES, {})
+            prefix = shard.to_bytes(2, "big")
+            rows.update({prefix + path if len(path) <= LONG else node_key(shard, path): raw for path, raw in nodes.items()})
 
     async def commit(self, block: BlockRef) -> Version | None:
         """In one batch, synced as often as the pace says: what a power cut takes is run again by who orders blocks. None
@@ -157,13 +210,25 @@ class ShardStore:
         if block == self.applied:
             return None
         version = self.versions.get(block.id)
-        if version is None or version.parent != self.applied:
+        if version is None or version.parent is None or version.parent != self.applied:
             raise StoreCorrupt(f"block {block} was committed without its parent; start the node again to replay")
-        batch = self._batch(version)
+        batch, behind = self._batch(version), self.behind
+        before = self.versions[version.parent.id].extra.state_root
+        grown = behind.grown(version.nodes)
+        if grown is None:
+            self._put_nodes(batch, behind.nodes)
+            self._put_nodes(batch, version.nodes)
+            behind.release(batch)
+        else:
+            behind.hold(batch, block.height, before, version.values)
         await self.store.commit(batch, durable=self._pace.due(batch))
         self._generation += 1
         self.values.update(version.values)
-        self.nodes.update(version.nodes)
+        if grown is None:
+            self.nodes.update(behind.released())
+            self.nodes.update(version.nodes)
+        else:
+            behind.held(block.height, before, version.nodes, grown)
         self.applied = block
         done = Version(block, None, version.extra, outcome=version.outcome)
         self.versions = {block.id: done, **descendants(self.versions, block.id)}
@@ -232,16 +297,17 @@ class View:
         self._base = base.ref
         self._fetched: dict[bytes, bytes] = {}
         self._still = still
+        self._behind = dict(shard.behind.nodes) if still is not None else {}
 
     @classmethod
     async def still(cls, shard: ShardStore, version: Version, snapshot: KeyValueReader) -> View:
         """Raises Stale where the snapshot shows a state that does not lead up to the version."""
-        view = cls(shard, version, snapshot)
-        (raw,) = await snapshot.get_many(META, [shard.shard.to_bytes(2, "big")])
-        if raw is None:
+        view, mark = cls(shard, version, snapshot), shard.behind.mark
+        raw, shown = await snapshot.get_many(META, [shard.shard.to_bytes(2, "big"), mark_key(shard.shard)])
+        if raw is None or shown != mark:
             raise Stale
         marker: Applied = decode(Applied, raw)
-        if marker.block not in {view._base.id, *(version.ref.id for version in view._chain)}:
+        if marker.block != view._base.id:
             raise Stale
         return view
 
@@ -259,7 +325,10 @@ class View:
                 return raw
         raw = self._fetched.get(path)
         if raw is None:
-            raw = None if self._still is not None else self.shard.nodes.rows.get(path)
+            if self._still is None:
+                raw = self.shard.behind.nodes.get(path) or self.shard.nodes.rows.get(path)
+            else:
+                raw = self._behind.get(path)
             if raw is None:
                 raise Missing([(path, digest)])
             self._fetched[path] = raw

@@ -37,9 +37,9 @@ def rehash(
     root: Any,
 ) -> Any:
     """Value i goes under the leaf node ``leaves[i]`` (each once). Nodes are ``data[starts[n]:ends[n]]``; the hash of node n
-    stands ``at[n]`` bytes into node ``above[n]`` (-1: it is the root). ``order`` (as long as there are nodes) is filled with
-    the nodes that changed, those far from the root first; ``root`` with its hash, 32 bytes. Answers how many there are;
-    -1, and nothing changed, where a value has another length than the one before."""
+    stands ``at[n]`` bytes into node ``above[n]`` (-1: it is the root). ``order`` (as long as there are nodes) is filled
+    with the nodes that changed, those far from the root first; ``root`` with its hash, 32 bytes. Answers how many there
+    are; -1, and nothing changed, where a value has another length than the one before."""
     count, nodes = leaves.shape[0], starts.shape[0]
     places = np.empty(count, np.int64)
     for item in range(count):
@@ -85,7 +85,7 @@ def rehash(
         depth = depths[found[item]]
         order[first[depth]] = found[item]
         first[depth] += 1
-    begin = 0
+    begin = np.int64(0)
     for depth in range(levels.shape[0] - 1, -1, -1):
         width = levels[depth]
         if not width:

@@ -1,9 +1,10 @@
 """Other values under keys that the trie has already: the frequent batch of changes, all nodes of a level at once.
 
 Where no key comes or goes and no value changes its length, a trie keeps its shape: each node on the way to a changed value
-gets other hashes at places that do not move. ``Ways`` holds such nodes of one state and moves on with it. They are numbered,
-and stand as columns: the bytes of node n are ``data[starts[n]:ends[n]]``, and its own hash stands ``at[n]`` bytes into those
-of the node ``above[n]``. ``trie.update`` does the same for any changes; this does it with fewer steps, or not at all.
+gets other hashes at places that do not move. ``Ways`` holds such nodes of one state and moves on with it. They are
+numbered, and stand as columns: the bytes of node n are ``data[starts[n]:ends[n]]``, and its own hash stands ``at[n]`` bytes
+into those of the node ``above[n]``. ``trie.update`` does the same for any changes; this does it with fewer steps, or not at
+all.
 
 Invariants
 - The node that ``steps`` names by its path, and every leaf in ``leaves`` whose way up has no node that is ``gone``, is the
@@ -23,7 +24,7 @@ from typing import Final
 from nodewright.kernels import sha256_many
 from nodewright.kernels.switch import compiled
 from nodewright_near.trie import EMPTY_ROOT, Source
-from nodewright_near.trienodes import BRANCH, BRANCH_WITH_VALUE, EXTENSION, LEAF, nibbles, pack
+from nodewright_near.trienodes import BRANCH, BRANCH_WITH_VALUE, LEAF, nibbles, pack
 
 MAX_KEYS: Final = 1 << 17
 # Compiled beside the core's kernels: ``warm_up(KERNELS)``.
@@ -159,15 +160,15 @@ class Ways:
         for way, key in sorted([(nibbles(key), key) for key in unknown]):
             while last != NOTHING and not way.startswith(paths[last]):
                 last = self._above[last]
-            last = self._find(source, way, last)
+            last = self._find(source, key, way, last)
             if last == NOTHING:
                 return False
             leaves[key] = last
         return True
 
-    def _find(self, source: Source, way: bytes, start: int) -> int:
-        """The leaf that this way leads to and no further; NOTHING for any other. ``start``: a node on it, or NOTHING. Raises
-        Missing."""
+    def _find(self, source: Source, key: bytes, way: bytes, start: int) -> int:
+        """The leaf that this way (the key's nibbles) leads to and no further; NOTHING for any other. ``start``: a node on
+        it, or NOTHING. Raises Missing."""
         steps = self.steps
         path, digest, at, above = b"", self.root, 0, NOTHING
         if start != NOTHING:
@@ -189,12 +190,24 @@ class Ways:
                 path = way[: depth + 1]
             else:
                 at = 5 + int.from_bytes(raw[1:5], "little")
-                if kind == LEAF:
-                    return step if pack(way[depth:], True) == raw[5:at] else NOTHING
-                path = way[: depth + 2 * (at - 6) + (raw[5] >> 4 & 1)]
-                if kind != EXTENSION or pack(path[depth:], False) != raw[5:at]:
+                if not _leads(key, way, depth, raw[5:at], kind == LEAF):
                     return NOTHING
+                if kind == LEAF:
+                    return step
+                path = way[: depth + 2 * (at - 6) + (raw[5] >> 4 & 1)]
             above, digest = step, raw[at : at + 32]
+
+
+def _leads(key: bytes, way: bytes, depth: int, part: bytes, ends: bool) -> bool:
+    """Whether the hex-prefix key of a node at ``depth`` is what comes there on the way, and, of a leaf, all that does."""
+    odd = part[0] >> 4 & 1
+    size = 2 * (len(part) - 1) + odd
+    if len(way) - depth < size or (ends and len(way) - depth != size):
+        return False
+    if depth + odd & 1:  # it does not stand on whole bytes of the key
+        return pack(way[depth : depth + size], ends) == part
+    flag = (0x20 if ends else 0) | (0x10 | way[depth] if odd else 0)
+    return part[0] == flag and key.startswith(part[1:], depth + odd >> 1)
 
 
 def _shape(raw: bytes) -> bytes:
