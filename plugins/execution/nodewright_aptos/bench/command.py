@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import attrs
 import click
 
 from nodewright.bench.progress import Progress, settings_of
@@ -34,9 +36,13 @@ EXPLAIN = {
     "digest": "the last root, or over the results: the same for one seed and size with every executor of its kind",
     "disk_bytes_per_tx": "given to the store for each",
     "supply": "octas that are left",
-    "fanout": "executor shards that a state key is touched by, mean over keys",
-    "cross_shard_messages": "values sent from one shard to another",
+    "shards": "",
+    "partitioner": "",
+    "fanout": "executor shards that touch a state key, mean over keys that two senders or more touch",
+    "cross_shard_messages": "values sent from one shard to another, in all blocks",
+    "message_chain": "of those of a block, how many wait for each other at most",
     "imbalance": "transactions of the largest shard / mean",
+    "stage_partition_seconds": "dividing and ordering blocks, and planning messages",
 }
 
 
@@ -54,6 +60,14 @@ def includes(workload: str, executor: str, root: bool, state: str, state_keys: i
         if state != "memory"
         else "none: state in memory",
     }
+
+
+def _counts(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...]:
+    """Numbers of shards, each once. Raises BadParameter."""
+    words = [] if value is None else value.split(",")
+    if not all(word.isdecimal() and 1 <= int(word) <= 256 for word in words):
+        raise click.BadParameter(f"{value!r} is not a number from 1 to 256, or several with commas between")
+    return tuple(dict.fromkeys(map(int, words)))
 
 
 @click.command(name="aptos")
@@ -80,8 +94,13 @@ def includes(workload: str, executor: str, root: bool, state: str, state_keys: i
     type=click.IntRange(1, 2),
     help="Values an account has in the tree: 2 as in a node, or 1 of sequence number and balance.",
 )
-@click.option("--shards", type=click.IntRange(1, 256), help="Executor shards, where the executor has any.")
-@click.option("--partitioner", help="How they are given transactions, where the executor can choose.")
+@click.option("--inside", type=click.FloatRange(0, 1), help="Part of conflicting payments within the user's own cluster.")
+@click.option("--shards", metavar="N,N,...", callback=_counts, help="Executor shards; of several numbers, each in turn.")
+@click.option("--partitioner", help="Who divides blocks among them: fanout, components, round-robin, or all in turn.")
+@click.option(
+    "--executor-set", "executor_pairs", multiple=True, metavar="KEY=VALUE", help="A setting of the executor (repeatable)."
+)
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw throughput over shards, as FILE.svg.")
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64), help="Threads that hash.")
 @click.option("--seed", default=1, show_default=True, type=int, help="Accounts and blocks follow from it.")
 @click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="A setting of the store (repeatable).")
@@ -97,8 +116,11 @@ def aptos(
     root: bool,
     state: str,
     state_keys: int,
-    shards: int | None,
+    inside: float | None,
+    shards: tuple[int, ...],
     partitioner: str | None,
+    executor_pairs: tuple[str, ...],
+    plot: Path | None,
     workers: int,
     seed: int,
     pairs: tuple[str, ...],
@@ -110,20 +132,23 @@ def aptos(
     The defaults are the published sizes: 50 blocks of 500,000 transactions, 2,000,000 accounts (100,000 users and 400
     clusters of 5 resources for the conflicting workload). Executors that take one object a transaction want smaller ones.
 
+    With --executor sharded each block is divided among --shards by --partitioner and executed there. With another executor
+    these two are compared without anything being executed: --partitioner says which, all unless it is given.
+
     \b
     nodewright bench aptos --root --json out.json
     nodewright bench aptos --root --state leveldb --blocks 10
     nodewright bench aptos --workload conflicting --executor sequential --blocks 2 --block-size 20000 --accounts 200000
+    nodewright bench aptos --workload conflicting --partitioner all --shards 2,4,8,30 --blocks 3
+    nodewright bench aptos --workload conflicting --executor sharded --shards 1,2 --block-size 10000 --plot out.svg
     """
-    import trio
-
     from nodewright import logging
-    from nodewright.environment import NodeEnvironment, default_threads
+    from nodewright.environment import NodeEnvironment
 
     try:
-        from nodewright_aptos.bench import columns, workloads
+        from nodewright_aptos.bench import partitions, runs, workloads
         from nodewright_aptos.bench import plan as plans
-        from nodewright_aptos.bench.objects import run_objects
+        from nodewright_aptos.bench.plot import write_svg
     except ImportError as error:
         raise click.ClickException(f"{error}; install nodewright[kernels] to run this benchmark") from error
 
@@ -136,10 +161,13 @@ def aptos(
             raise click.BadParameter("a durable state is a node's: two values an account", param_hint="--state-keys")
     if workload == "non-conflicting" and block_size > accounts:
         raise click.BadParameter("each transaction of a block is of another account", param_hint="--block-size")
+    if plot is not None and (plot.suffix != ".svg" or executor != runs.SHARDED):
+        raise click.BadParameter("it draws --executor sharded, into a file that ends in .svg", param_hint="--plot")
     sizes = workloads.Sizes(block=block_size, accounts=accounts, users=max(accounts // 20, 400))
-    options: dict[str, Any] = {"shards": shards, "partitioner": partitioner}
-    cores = default_threads() - 2
-    columns.prepare()
+    if inside is not None:
+        sizes.inside = inside
+    title = f"bench aptos: {workloads.explain(workload, sizes)[0]}"
+    told: dict[str, Any] = {"workload": workload, "executor": executor}
     with tempfile.TemporaryDirectory(prefix="nodewright-bench-", dir=folder) as scratch:
         plan = plans.Plan(
             workload,
@@ -153,17 +181,35 @@ def aptos(
             workers,
             Path(scratch),
             settings_of(pairs),
-            {name: value for name, value in options.items() if value is not None},
+            runs.executor_settings(executor_pairs),
         )
-        environment = NodeEnvironment("bench", Path(scratch), logging.configure("bench", "console", "error"))
         progress = Progress()
-        run = columns.run_columns if by_columns else run_objects
-        figures = trio.run(run, plan, environment, cores, progress)
-        progress.end()
-    told = includes(workload, executor if by_columns else "objects", root, state, state_keys)
-    figures = {"workload": workload, "executor": executor, **figures, **told}
-    click.echo(table(f"bench aptos: {workloads.explain(workload, sizes)[0]}", figures, EXPLAIN))
+        if executor != runs.SHARDED and (shards or partitioner is not None):
+            rows = partitions.run_partitions(plan, shards or (2,), partitions.chosen(partitioner or "all"), progress)
+            progress.end()
+            click.echo("\n".join([title, *partitions.lines(rows, partitions.COLUMNS), *partitions.EXPLAIN]))
+            if json_file is not None:
+                sized = {"block_size": block_size, "users": sizes.users, "inside": sizes.inside, "blocks": blocks}
+                write_json(json_file, {"workload": workload, **sized, "partitions": rows})
+            return
+        environment = NodeEnvironment("bench", Path(scratch), logging.configure("bench", "console", "error"))
+        in_shards = executor == runs.SHARDED
+        wanted: list[tuple[int | None, str | None]] = [(None, None)]
+        if in_shards:
+            wanted = list(itertools.product(shards or (2,), partitions.chosen(partitioner)))
+        included = includes(workload, executor if by_columns else "objects", root, state, state_keys)
+        all_figures = [
+            {**told, **runs.run_once(attrs.evolve(plan), by_columns, count, name, environment), **included}
+            for count, name in wanted
+        ]
+    if len(all_figures) == 1:
+        click.echo(table(title, all_figures[0], EXPLAIN))
+    else:
+        click.echo("\n".join([title, *partitions.lines(all_figures, runs.COLUMNS)]))
+    if plot is not None:
+        write_svg(plot, title, "executor shards", "transactions a second", runs.curves(all_figures))
     if json_file is not None:
-        write_json(json_file, figures)
-    if figures["lost"]:
-        raise click.ClickException(f"{figures['lost']} transactions were not kept")
+        write_json(json_file, all_figures[0] if len(all_figures) == 1 else {**told, "runs": all_figures})
+    lost = sum(figures["lost"] for figures in all_figures)
+    if lost:
+        raise click.ClickException(f"{lost} transactions were not kept")

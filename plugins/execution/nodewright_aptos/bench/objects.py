@@ -3,13 +3,16 @@
 What is timed is ``Executor.run`` on transactions that were read already, and what is made of its outputs: rows of the same
 ledger as ``columns`` has, and with ``--root`` its tree. An executor that has a method ``figures`` adds what it answers:
 fanout, messages between shards, times of stages, imbalance.
+
+One that takes partitions (``run_partitioned``) gets each block as whoever proposes it would make it: divided, and in the
+order that goes with it. That is timed as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from hashlib import sha3_256
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -17,15 +20,19 @@ from nodewright.environment import NodeEnvironment
 from nodewright_aptos.bench import workloads
 from nodewright_aptos.bench.plan import Clock, Plan, Progress, figures
 from nodewright_aptos.columnar import layout, ledgerkernels
-from nodewright_aptos.columnar.calls import register_transaction_functions
 from nodewright_aptos.columnar.ledger import TWO_KEYS, ColumnarLedger, Executed
 from nodewright_aptos.executors import open_executor
+from nodewright_aptos.functions import Functions
 from nodewright_aptos.installed import installed_functions
+from nodewright_aptos.partition import Access, Partition, declared_access, partition
+from nodewright_aptos.partition import figures as partition_figures
 from nodewright_aptos.resources import ACCOUNT_BYTES, SUPPLY_KEY, account_key, apt_store_key
 from nodewright_aptos.state import KEPT, Absent, BlockEnvironment, Output
+from nodewright_aptos.transactions import UserTransaction
 
 _SUFFIX_OF_ACCOUNT = account_key(bytes(32))[33:]
-_STORE = slice(layout.STORE_AT, layout.FLAGS_AT)
+TOUCH_MODULE: Final = "nodewright_aptos.columnar.calls"
+_STORE: Final = slice(layout.STORE_AT, layout.FLAGS_AT)
 
 
 class LedgerBase:
@@ -77,10 +84,20 @@ def put_back(ledger: ColumnarLedger, outputs: Sequence[Output]) -> Executed:
     return Executed(None, np.flatnonzero(changed).astype(np.int32), changed, fees)
 
 
+def partitioned(
+    functions: Functions, transactions: Sequence[UserTransaction], plan: Plan
+) -> tuple[list[UserTransaction], list[int], Access, Partition]:
+    """The block in its new order, the shard of each transaction in that order, and what they follow from."""
+    declared = declared_access(functions, transactions)
+    made = partition(declared.access, plan.options.get("shards", 2), plan.options.get("partitioner", "fanout"), plan.seed)
+    order = made.order.tolist()
+    return [transactions[one] for one in order], made.shard[made.order].tolist(), declared.access, made
+
+
 async def run_objects(plan: Plan, environment: NodeEnvironment, cores: int, progress: Progress) -> dict[str, Any]:
     """Raises NodewrightError."""
     functions = installed_functions()
-    register_transaction_functions(functions)
+    functions.add_module(TOUCH_MODULE)
     workload = await environment.offload(workloads.make, plan.workload, plan.sizes, plan.seed)
     ledger = ColumnarLedger(TWO_KEYS, tree=plan.root)
     progress("accounts", 0, len(workload.addresses))
@@ -89,15 +106,25 @@ async def run_objects(plan: Plan, environment: NodeEnvironment, cores: int, prog
     clock, digest = Clock(), sha3_256()
     submitted = committed = 0
     root = bytes(32)
+    drawn_figures: list[dict[str, Any]] = []
     async with open_executor(plan.executor, functions, environment, plan.options) as executor:
+        in_shards = getattr(executor, "run_partitioned", None)
         for number in range(1, plan.blocks + 1):
             drawn = await environment.offload(workload.block)
             transactions = await environment.offload(workload.transactions, drawn)
             block = BlockEnvironment(number, workloads.SECONDS * 1_000_000, 1, workloads.CHAIN_ID)
             with clock.block():
                 base = LedgerBase(ledger)
-                with clock.stage("execute"):
-                    outputs = await executor.run(base, transactions, block)
+                if in_shards is None:
+                    with clock.stage("execute"):
+                        outputs = await executor.run(base, transactions, block)
+                else:
+                    with clock.stage("partition"):
+                        transactions, shard_of, access, made = await environment.offload(
+                            partitioned, functions, transactions, plan
+                        )
+                    with clock.stage("execute"):
+                        outputs = await in_shards(base, transactions, block, shard_of)
                 with clock.stage("apply"):
                     executed = await environment.offload(put_back, ledger, outputs)
                 if plan.root:
@@ -105,6 +132,8 @@ async def run_objects(plan: Plan, environment: NodeEnvironment, cores: int, prog
                         await ledger.hash_values(executed, environment, plan.workers)
                     with clock.stage("tree"):
                         root = await ledger.rehash(executed, environment, plan.workers)
+            if in_shards is not None:
+                drawn_figures.append(partition_figures(access, made))
             submitted += len(transactions)
             committed += sum(output.kind == KEPT for output in outputs)
             digest.update(np.array([(one.gas_used, one.fee, one.kind) for one in outputs], np.uint64).tobytes())
@@ -113,5 +142,7 @@ async def run_objects(plan: Plan, environment: NodeEnvironment, cores: int, prog
         more = getattr(executor, "figures", None)
         if callable(more):
             told.update(more())
+        for name in ("fanout", "message_chain", "imbalance") if drawn_figures else ():
+            told[name] = sum(one[name] for one in drawn_figures) / len(drawn_figures)
     told["supply"] = str(ledger.supply)
     return told
