@@ -111,17 +111,19 @@ async def test_nodes_are_whole_after_any_end(steps, budget):
 async def test_a_commit_writes_rows_and_no_nodes_until_there_is_no_room():
     store = MemoryStore(MemoryDisk("stores.state"), "test")
     rows = {b"key%03d" % number: b"%08d" % number for number in range(200)}
-    shard = await begun(store, dict(rows), 60_000)
+    shard = await begun(store, dict(rows), 16_000)
     before = await in_store(store, NODES)
     written = []
     for height in range(1, 12):
-        changes: dict[bytes, bytes | None] = {b"key%03d" % (17 * number % 200): b"%08d" % height for number in range(60)}
+        changes: dict[bytes, bytes | None] = {
+            b"key%03d" % ((number + 20 * height) % 200): b"%08d" % height for number in range(30)
+        }
         await put(shard, height, changes)
         rows.update({key: value for key, value in changes.items() if value is not None})
         stored = await in_store(store, NODES)
         written.append(stored != before)
         before = stored
-        assert (await in_store(store, ROWS))[row_key(SHARD, b"key000")] == b"%08d" % height
+        assert (await in_store(store, ROWS))[row_key(SHARD, b"key%03d" % (20 * height % 200))] == b"%08d" % height
         assert bool(await in_store(store, BEHIND)) == bool(shard.behind)
     assert any(written) and not written[0] and not all(written[1:])
     await check(shard, rows, 11)
