@@ -60,7 +60,7 @@ class Session:
         self._next_request = 0
         self._request_slots = trio.Semaphore(hub.limits.requests_per_peer)
         self._ended = trio.Event()
-        self.since = self._heard = self._spoke = hub.environment.monotonic()
+        self.since = self._heard = hub.environment.monotonic()
         self.useful = False  # it has sent something of its own: a message that answers nothing, or a piece of a body
         self.bodies = BodyReader(info.id, self._outbox, hub.limits)
         self._served = BodyServer(hub, self._outbox, info.id)
@@ -158,7 +158,6 @@ class Session:
             if not batch:
                 return
             await self._link.send(batch)
-            self._spoke = self.hub.environment.monotonic()
 
     async def _read(self) -> None:
         while True:

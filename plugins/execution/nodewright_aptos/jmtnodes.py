@@ -18,7 +18,6 @@ from typing import Final
 
 from attrs import define
 
-from nodewright_aptos import bcs
 from nodewright_aptos.bcs import Malformed, Reader
 from nodewright_aptos.hashing import EMPTY_TREE, TREE_INTERNAL, TREE_LEAF, digest, pairs
 from nodewright_aptos.statekeys import read_serialised, serialised
@@ -216,9 +215,3 @@ def child_with_siblings(node: Internal, nibble: int) -> tuple[int | None, list[b
         if width == 1 or (len(there) == 1 and child is not None and child[2] == 1):
             return there[0], siblings
     return start, siblings
-
-
-def encode_proof(leaf: tuple[bytes, bytes] | None, siblings: Sequence[bytes]) -> bytes:
-    """SparseMerkleProof: the leaf (key hash, value hash) that stands on the way, if any; siblings from the bottom up."""
-    told = None if leaf is None else bcs.blob(leaf[0]) + bcs.blob(leaf[1])
-    return bcs.option(told) + bcs.vector(map(bcs.blob, siblings))

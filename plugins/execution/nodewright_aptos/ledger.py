@@ -147,10 +147,6 @@ def encode_write_set(writes: Mapping[bytes, bytes | None], created: frozenset[by
 NO_WRITES: Final = hashing.digest(hashing.WRITE_SET, b"\0\0")
 
 
-def write_set_hash(encoded: bytes) -> bytes:
-    return hashing.digest(hashing.WRITE_SET, encoded)
-
-
 # --- infos -----------------------------------------------------------------------------------------------------------
 
 

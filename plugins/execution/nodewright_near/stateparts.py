@@ -44,10 +44,6 @@ class Member:
     value: ValueRef | None = None
 
 
-def count_of(root: bytes, root_node: bytes) -> int:
-    return 1 if root == EMPTY_ROOT else max(1, -(-node_total(root_node) // PART_MEMORY))
-
-
 @define
 class Walk:
     """Over one part of the trie under ``root``. ``run`` may be called again where a node was missing."""

@@ -41,7 +41,6 @@ class Peer:
         self.ended = ""
         self.ready = False
         self._shared = shared
-        self._said_hello = False
         self._wants_headers = False
         self._heard = trio.Event()
         self._connection = Connection(

@@ -288,14 +288,6 @@ class ColumnarTree:
             level = [_join(level[at], level[at + 1]) for at in range(0, len(level), 2)]
         return level[0][0]
 
-    @property
-    def size_bytes(self) -> int:
-        return sum(
-            array.nbytes
-            for shard in self.shards
-            for array in (shard.payload, shard.leaf_slot, shard.hashes, shard.child, shard.node_slot, shard.depth)
-        )
-
 
 def _join(left: tuple[bytes, int], right: tuple[bytes, int]) -> tuple[bytes, int]:
     """Two subtrees of one depth, as (hash, leaves)."""
