@@ -21,6 +21,8 @@ from nodewright_aptos.functions import Functions
 from nodewright_aptos.installed import installed_functions
 from nodewright_aptos.shards import listening
 from nodewright_aptos.shards.executor import ShardedExecutor
+from nodewright_aptos.shards.links import StreamLink
+from nodewright_aptos.shards.messages import Hello, Ready, decode, encode
 from nodewright_aptos.shards.server import ShardServer
 from nodewright_aptos.shards.testing import BLOCK, DictBase, World
 
@@ -108,19 +110,15 @@ async def test_all_killed_at_once_leaves_it_to_this_process(tmp_path: Path) -> N
 
 async def test_a_shard_behind_an_address_for_who_may_feed_it(tmp_path: Path) -> None:
     """Run by the command line; killed while a block runs, and back under the same key."""
-    command = [sys.executable, "-m", "nodewright", "shard", "--functions", MODULE]
-    far = [*command, "--data-dir", str(tmp_path / "far")]
-    own = ["--data-dir", str(tmp_path / "node" / "execution" / "shards")]
-    shown = await trio.run_process([*command, *own, "--show-key"], capture_stdout=True)
-    key = shown.stdout.decode().strip()
-    refused = await trio.run_process(far, check=False, capture_stderr=True)
-    assert refused.returncode == 2 and b"--allow KEY" in refused.stderr
+    command = [sys.executable, "-m", "nodewright", "shard", "--functions", MODULE, "--data-dir", str(tmp_path / "far")]
+    own = LocalEnvironment(tmp_path / "node", "coordinator").for_slot("execution.shards")
+    key = (await listening.show_key(own, "nng")).hex()
     world = World(3, 30, 0.4, 0.05)
     block = world.block(300)
     expected = await expected_of(world, block, tmp_path)
 
     def start(listen: str) -> tuple[Any, str]:
-        process = subprocess.Popen([*far, "--listen", listen, "--allow", key], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen([*command, "--listen", listen, "--allow", key], stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         return process, process.stdout.readline().split()[1]
 
@@ -142,6 +140,16 @@ async def test_a_shard_behind_an_address_for_who_may_feed_it(tmp_path: Path) -> 
     finally:
         process.kill()
         process.wait()
+
+
+async def test_a_shard_ends_with_whoever_started_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "nodewright_aptos.shards", "--folder", str(tmp_path)]
+    process = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    link = StreamLink(process.stdout, process.stdin)
+    await link.send(encode(Hello(bytes(32), "")))
+    assert isinstance(decode(await link.receive()), Ready)
+    await link.aclose()
+    assert await process.wait() == 0
 
 
 class Heard:

@@ -83,6 +83,18 @@ class ShardedExecutor:
     def figures(self) -> dict[str, Any]:
         return {**self.meter.figures(), "shards": len(self.shards)}
 
+    def tell(self) -> None:
+        """For the log of a node that ends."""
+        meter = self.meter
+        self._environment.logger.info(
+            "blocks were run by executor shards",
+            transactions=meter.transactions,
+            in_parts=meter.sharded,
+            messages=meter.messages,
+            moved_parts=meter.moved,
+            one_by_one=meter.abandoned,
+        )
+
     async def run(self, base: Base, transactions: Sequence[UserTransaction], block: BlockEnvironment) -> Sequence[Output]:
         return await self._run(base, transactions, block, None)
 
@@ -238,4 +250,7 @@ async def open_executor(
         if waited.cancelled_caught:
             missing = [shard.name for shard in executor.shards if not shard.ready]
             own.logger.warning("executor shards are not there yet: blocks are run without them", shards=missing)
-        yield executor
+        try:
+            yield executor
+        finally:
+            executor.tell()
