@@ -81,9 +81,7 @@ class Wrapped(KeyValueStoreTests):
 
     examples = 15
     wrap: Callable[..., Opened]
-
-    def open_base(self, path: Path) -> Opened:
-        raise NotImplementedError
+    open_base: Callable[[Path], Opened]
 
     @asynccontextmanager
     async def open_store(self, path: Path) -> AsyncIterator[Any]:
