@@ -49,8 +49,10 @@ from nodewright_aptos.columnar.layout import (
     R_STATUS,
     R_WITHDRAWAL,
     R_WRITES,
+    REFUSED,
     RESERVED,
     RESERVED_ADDRESS,
+    RESULT,
     ROW_BYTES,
     SEQUENCE_AT,
     SEQUENCE_NEW,
@@ -59,6 +61,7 @@ from nodewright_aptos.columnar.layout import (
     STORE_AT,
     SUCCESS,
     TOUCH,
+    TX,
     WITHDRAWALS_AT,
     WRONG_CHAIN,
     X_AMOUNT,
@@ -80,6 +83,8 @@ ROWS = types.uint8[:, ::1]
 MAX_U64 = np.uint64(2**64 - 1)
 MAX_SEQUENCE = np.uint64(1 << 63)
 AHEAD = 12  # transactions whose rows are asked for before they are run
+_LAST_WORD = ROW_BYTES - 8  # of a row; the flags are in it
+_FLAGS_SHIFT = 8 * (FLAGS_AT - _LAST_WORD)
 _STORAGE = gas.STORAGE
 _WRITE = gas.WRITE
 _MAX_GAS, _MIN_PRICE, _MAX_PRICE = gas.MAX_GAS, gas.MIN_GAS_PRICE, gas.MAX_GAS_PRICE
@@ -121,21 +126,164 @@ def _raise(row: Any, at: Any) -> Any:
     return counter
 
 
+@njit(types.uint64(types.uintp, types.int64), nogil=True, cache=True)
+def _byte(row: Any, at: Any) -> Any:
+    """Of a row, below its last word."""
+    return peek(row + np.uintp(at)) & np.uint64(0xFF)
+
+
+@njit(types.uint64(types.uintp), nogil=True, cache=True)
+def _flags(row: Any) -> Any:
+    return peek(row + np.uintp(_LAST_WORD)) >> np.uint64(_FLAGS_SHIFT) & np.uint64(0xFF)
+
+
+@njit(
+    types.uint64(types.uintp, types.uintp, types.uintp, types.uintp, types.uint64, types.uintp),
+    nogil=True,
+    cache=True,
+    forceinline=True,
+)
+def execute_one(transaction: Any, own: Any, other: Any, name: Any, seconds: Any, result: Any) -> Any:
+    """Run one on the rows at ``own`` and ``other``, of its sender and its recipient (the same address where they are one);
+    ``name`` is where the recipient's address stands. ``result``: zeroes. Returns its fee; where it is refused, 0, and the
+    rows are as they were."""
+    kind = peek(transaction + np.uintp(8 * X_KIND))
+    same = peek(transaction + np.uintp(8 * X_SENDER)) == peek(transaction + np.uintp(8 * X_RECIPIENT))
+    most, price = peek(transaction + np.uintp(8 * X_MAX_GAS)), peek(transaction + np.uintp(8 * X_PRICE))
+    least, number = peek(transaction + np.uintp(8 * X_LEAST)), peek(transaction + np.uintp(8 * X_SEQUENCE))
+    amount, key = peek(transaction + np.uintp(8 * X_AMOUNT)), peek(transaction + np.uintp(8 * X_KEY))
+    detail = np.uint64(0)
+    status = SUCCESS
+    # What ``prologue.check_form`` and ``check_prologue`` look at, in their order.
+    if most > np.uint64(_MAX_GAS):
+        status = GAS_ABOVE_BOUND
+    elif most < least:
+        status = GAS_BELOW_LEAST
+    elif price < np.uint64(_MIN_PRICE):
+        status = PRICE_BELOW_BOUND
+    elif price > np.uint64(_MAX_PRICE):
+        status = PRICE_ABOVE_BOUND
+    elif peek(transaction + np.uintp(8 * X_EXPIRES)) <= seconds:
+        status = EXPIRED
+    elif key == np.uint64(WRONG_CHAIN):
+        status = OTHER_CHAIN
+    else:
+        flags = _flags(own)
+        if not flags & np.uint64(HAS_ACCOUNT):
+            status = NO_ACCOUNT
+        elif key != np.uint64(GOOD_KEY):
+            status = OTHER_KEY
+        elif number >= MAX_SEQUENCE:
+            status = SEQUENCE_TOO_BIG
+        else:
+            wanted = peek(own + np.uintp(SEQUENCE_AT))
+            if number != wanted:
+                detail = wanted
+                status = SEQUENCE_OLD if number < wanted else SEQUENCE_NEW
+            else:
+                has_store = flags & np.uint64(HAS_STORE)
+                detail = peek(own + np.uintp(BALANCE_AT)) if has_store else np.uint64(0)
+                if not has_store or detail < most * price:
+                    status = CANNOT_PAY_MOST
+    poke(result + np.uintp(8 * R_STATUS), np.uint64(status))
+    poke(result + np.uintp(8 * R_DETAIL), detail)
+    if status != SUCCESS:
+        return np.uint64(0)
+
+    # The function, without changing anything yet.
+    held = detail
+    charged = peek(transaction + np.uintp(8 * X_GAS))
+    created = 0
+    written = 2  # the sender's account and coins
+    rest = held
+    pays = kind == np.uint64(PAY) or kind == np.uint64(MOVE)
+    if charged > most - least:
+        status = OUT_OF_GAS
+    elif pays:
+        there = _flags(other)
+        if not same:
+            written = 3
+        if kind == np.uint64(PAY):
+            if not there & np.uint64(HAS_ACCOUNT):
+                created, written = 2, 4
+            elif not there & np.uint64(HAS_STORE):
+                created, written = 1, 4
+        if created == 2 and there & np.uint64(RESERVED):
+            status = RESERVED_ADDRESS
+        elif _byte(own, FROZEN_AT) == np.uint64(1):
+            status = FROZEN
+        elif amount > held:
+            status = INSUFFICIENT
+        elif not same:
+            rest = held - amount
+            if created == 0:
+                if not there & np.uint64(HAS_STORE):
+                    status = NO_STORE
+                elif _byte(other, FROZEN_AT) == np.uint64(1):
+                    status = FROZEN
+                elif peek(other + np.uintp(BALANCE_AT)) > MAX_U64 - amount:
+                    status = OVERFLOW
+    elif kind == np.uint64(CREATE):
+        there = _flags(other)
+        created, written = 2, 4
+        if there & np.uint64(RESERVED):
+            status = RESERVED_ADDRESS
+        elif there & np.uint64(HAS_ACCOUNT):
+            status = EXISTS
+    used = least + charged + np.uint64(_WRITE * written + _STORAGE * created)
+    if status == SUCCESS and used > most:
+        status = OUT_OF_GAS
+    fee = used * price
+    if status == SUCCESS and rest < fee:
+        status = CANNOT_PAY
+
+    if status == SUCCESS:
+        if created:
+            if created == 2:
+                _new_account(other, name)
+                _new_store(other, name, np.uint64(2))
+            else:
+                first = peek(other + np.uintp(CREATION_AT))
+                poke(other + np.uintp(CREATION_AT), first + np.uint64(2))
+                _new_store(other, name, first)
+            there = np.uint64(HAS_ACCOUNT | HAS_STORE) << np.uint64(_FLAGS_SHIFT)
+            poke(other + np.uintp(_LAST_WORD), peek(other + np.uintp(_LAST_WORD)) | there)
+        if pays:
+            poke(own + np.uintp(BALANCE_AT), held - amount)
+            poke(result + np.uintp(8 * R_WITHDRAWAL), _raise(own, WITHDRAWALS_AT))
+            poke(other + np.uintp(BALANCE_AT), peek(other + np.uintp(BALANCE_AT)) + amount)
+            poke(result + np.uintp(8 * R_DEPOSIT), _raise(other, DEPOSITS_AT))
+        poke(result + np.uintp(8 * R_EXECUTION), least + charged)
+        poke(result + np.uintp(8 * R_CREATED), np.uint64(created))
+        poke(result + np.uintp(8 * R_WRITES), np.uint64(written))
+    else:
+        used = most if status == OUT_OF_GAS else min(least + charged + np.uint64(2 * _WRITE), most)
+        fee = used * price
+        poke(result + np.uintp(8 * R_STATUS), np.uint64(status))
+        poke(result + np.uintp(8 * R_EXECUTION), used - np.uint64(2 * _WRITE))
+        poke(result + np.uintp(8 * R_WRITES), np.uint64(2))
+    poke(own + np.uintp(BALANCE_AT), peek(own + np.uintp(BALANCE_AT)) - fee)
+    poke(own + np.uintp(SEQUENCE_AT), number + np.uint64(1))
+    poke(result + np.uintp(8 * R_GAS), used)
+    poke(result + np.uintp(8 * R_FEE), fee)
+    return fee
+
+
 @njit(
     types.int64(TABLE, ROWS, types.uint64, ROWS, TABLE, ROWS),
     nogil=True,
     cache=True,
 )
 def execute(transactions: Any, rows: Any, seconds: Any, addresses: Any, results: Any, snapshots: Any) -> Any:
-    """Run all, in order. ``seconds``: the block's time. ``addresses`` (accounts, 32). ``snapshots``: as many rows as there
-    are transactions, or none where nobody wants them. Returns the sum of all fees."""
+    """Run all, in order. ``seconds``: the block's time. ``addresses`` (accounts, 32). ``results``: zeroes. ``snapshots``:
+    as many rows as there are transactions, or none where nobody wants them. Returns the sum of all fees."""
     count = transactions.shape[0]
     base = np.uintp(rows.ctypes.data)
     names = np.uintp(addresses.ctypes.data)
     kept = np.uintp(snapshots.ctypes.data)
+    told, into = np.uintp(transactions.ctypes.data), np.uintp(results.ctypes.data)
     width = np.uint64(ROW_BYTES)
     total = np.uint64(0)
-    one = np.uint64(1)
     for at in range(count):
         if at + AHEAD < count:
             later = base + width * transactions[at + AHEAD, X_SENDER]
@@ -146,130 +294,22 @@ def execute(transactions: Any, rows: Any, seconds: Any, addresses: Any, results:
                 later = base + width * transactions[at + AHEAD, X_RECIPIENT]
                 prefetch(later + np.uintp(128))
                 prefetch(later + np.uintp(192))
-        kind = transactions[at, X_KIND]
-        sender, recipient = transactions[at, X_SENDER], transactions[at, X_RECIPIENT]
-        own, other = base + width * sender, base + width * recipient
-        most, price = transactions[at, X_MAX_GAS], transactions[at, X_PRICE]
-        least, number, amount = transactions[at, X_LEAST], transactions[at, X_SEQUENCE], transactions[at, X_AMOUNT]
-        detail = np.uint64(0)
-        status = SUCCESS
-        # What ``prologue.check_form`` and ``check_prologue`` look at, in their order.
-        if most > np.uint64(_MAX_GAS):
-            status = GAS_ABOVE_BOUND
-        elif most < least:
-            status = GAS_BELOW_LEAST
-        elif price < np.uint64(_MIN_PRICE):
-            status = PRICE_BELOW_BOUND
-        elif price > np.uint64(_MAX_PRICE):
-            status = PRICE_ABOVE_BOUND
-        elif transactions[at, X_EXPIRES] <= seconds:
-            status = EXPIRED
-        elif transactions[at, X_KEY] == WRONG_CHAIN:
-            status = OTHER_CHAIN
-        else:
-            flags = rows[sender, FLAGS_AT]
-            if not flags & HAS_ACCOUNT:
-                status = NO_ACCOUNT
-            elif transactions[at, X_KEY] != GOOD_KEY:
-                status = OTHER_KEY
-            elif number >= MAX_SEQUENCE:
-                status = SEQUENCE_TOO_BIG
-            else:
-                wanted = peek(own + np.uintp(SEQUENCE_AT))
-                if number != wanted:
-                    detail = wanted
-                    status = SEQUENCE_OLD if number < wanted else SEQUENCE_NEW
-                else:
-                    detail = peek(own + np.uintp(BALANCE_AT)) if flags & HAS_STORE else np.uint64(0)
-                    if not flags & HAS_STORE or detail < most * price:
-                        status = CANNOT_PAY_MOST
-        results[at, R_STATUS] = np.uint64(status)
-        results[at, R_DETAIL] = detail
-        if status != SUCCESS:
-            results[at, R_GAS] = results[at, R_FEE] = results[at, R_CREATED] = np.uint64(0)
-            continue
-
-        # The function, without changing anything yet.
-        held = detail
-        charged = transactions[at, X_GAS]
-        created = 0
-        written = 2  # the sender's account and coins
-        rest = held
-        if charged > most - least:
-            status = OUT_OF_GAS
-        elif kind in (PAY, MOVE):
-            there = rows[recipient, FLAGS_AT]
-            if sender != recipient:
-                written = 3
-            if kind == PAY:
-                if not there & HAS_ACCOUNT:
-                    created, written = 2, 4
-                elif not there & HAS_STORE:
-                    created, written = 1, 4
-            if created == 2 and there & RESERVED:
-                status = RESERVED_ADDRESS
-            elif rows[sender, FROZEN_AT] == 1:
-                status = FROZEN
-            elif amount > held:
-                status = INSUFFICIENT
-            elif sender != recipient:
-                rest = held - amount
-                if created == 0:
-                    if not there & HAS_STORE:
-                        status = NO_STORE
-                    elif rows[recipient, FROZEN_AT] == 1:
-                        status = FROZEN
-                    elif peek(other + np.uintp(BALANCE_AT)) > MAX_U64 - amount:
-                        status = OVERFLOW
-        elif kind == CREATE:
-            there = rows[recipient, FLAGS_AT]
-            created, written = 2, 4
-            if there & RESERVED:
-                status = RESERVED_ADDRESS
-            elif there & HAS_ACCOUNT:
-                status = EXISTS
-        used = least + charged + np.uint64(_WRITE * written + _STORAGE * created)
-        if status == SUCCESS and used > most:
-            status = OUT_OF_GAS
-        fee = used * price
-        if status == SUCCESS and rest < fee:
-            status = CANNOT_PAY
-
-        if status == SUCCESS:
-            if created:
-                name = names + np.uintp(32) * recipient
-                if created == 2:
-                    _new_account(other, name)
-                    _new_store(other, name, np.uint64(2))
-                else:
-                    first = peek(other + np.uintp(CREATION_AT))
-                    poke(other + np.uintp(CREATION_AT), first + np.uint64(2))
-                    _new_store(other, name, first)
-                rows[recipient, FLAGS_AT] |= HAS_ACCOUNT | HAS_STORE
-            if kind in (PAY, MOVE):
-                poke(own + np.uintp(BALANCE_AT), held - amount)
-                results[at, R_WITHDRAWAL] = _raise(own, WITHDRAWALS_AT)
-                poke(other + np.uintp(BALANCE_AT), peek(other + np.uintp(BALANCE_AT)) + amount)
-                results[at, R_DEPOSIT] = _raise(other, DEPOSITS_AT)
-            results[at, R_EXECUTION] = least + charged
-            results[at, R_CREATED] = np.uint64(created)
-            results[at, R_WRITES] = np.uint64(written)
-        else:
-            used = most if status == OUT_OF_GAS else min(least + charged + np.uint64(2 * _WRITE), most)
-            fee = used * price
-            results[at, R_STATUS] = np.uint64(status)
-            results[at, R_EXECUTION] = used - np.uint64(2 * _WRITE)
-            results[at, R_CREATED] = np.uint64(0)
-            results[at, R_WRITES] = np.uint64(2)
-        poke(own + np.uintp(BALANCE_AT), peek(own + np.uintp(BALANCE_AT)) - fee)
-        poke(own + np.uintp(SEQUENCE_AT), number + one)
-        results[at, R_GAS] = used
-        results[at, R_FEE] = fee
+        recipient = transactions[at, X_RECIPIENT]
+        own, other = base + width * transactions[at, X_SENDER], base + width * recipient
+        place = np.uint64(at)
+        fee = execute_one(
+            told + np.uintp(8 * TX) * place,
+            own,
+            other,
+            names + np.uintp(32) * recipient,
+            seconds,
+            into + np.uintp(8 * RESULT) * place,
+        )
         total += fee
-        if snapshots.shape[0]:
-            into = kept + np.uintp(2) * width * np.uint64(at)
-            copy(into, own, ROW_BYTES)
-            copy(into + width, other, ROW_BYTES)
+        if snapshots.shape[0] and results[at, R_STATUS] < np.uint64(REFUSED):
+            at_snapshot = kept + np.uintp(2) * width * place
+            copy(at_snapshot, own, ROW_BYTES)
+            copy(at_snapshot + width, other, ROW_BYTES)
     return np.int64(total)
 
 
