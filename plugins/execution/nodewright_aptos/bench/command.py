@@ -207,7 +207,13 @@ def aptos(
     else:
         click.echo("\n".join([title, *partitions.lines(all_figures, runs.COLUMNS)]))
     if plot is not None:
-        write_svg(plot, title, "executor shards", "transactions a second", runs.curves(all_figures))
+        write_svg(
+            plot,
+            f"{workload}, {block_size:,} a block",
+            "executor shards",
+            "transactions a second",
+            runs.curves(all_figures),
+        )
     if json_file is not None:
         write_json(json_file, all_figures[0] if len(all_figures) == 1 else {**told, "runs": all_figures})
     lost = sum(figures["lost"] for figures in all_figures)
