@@ -110,8 +110,7 @@ class Nakamoto:
         return cls(config, parts, transport, metrics, health)
 
     def _asked_for(self) -> set[bytes]:
-        followers = self._sync.followers if self._sync is not None else []
-        return {one.best.id for one in followers if one.best is not None}
+        return self._sync.asked_for() if self._sync is not None else set()
 
     async def _announce(self, announcement: SubtreeAnnouncement) -> None:
         if self._sync is not None:

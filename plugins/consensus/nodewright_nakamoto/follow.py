@@ -58,6 +58,7 @@ class Shared:
     fetcher: Fetcher
     parallel: int
     followers: dict[bytes, Follower] = field(factory=dict)
+    standing: dict[Follower, None] = field(factory=dict)  # also those of peers that went, until they have let go
     flights: dict[bytes, float] = field(factory=dict)  # block -> when a peer was asked for it
     givers: dict[bytes, bytes] = field(factory=dict)  # block -> the peer whose bytes it was stored from
     deep: trio.Lock = field(factory=trio.Lock)
@@ -89,10 +90,13 @@ class Shared:
         claims = [peer for peer, one in self.followers.items() if one.claim is not None and one.claim.work >= node.work]
         return self.fetcher.sources([first, *(peer for peer in claims if peer != first)])
 
+    def asked_for(self) -> set[bytes]:
+        """Headers that a follower stands on: what it asks for leads there, so none of it may leave the tree."""
+        return {one.best.id for one in self.standing if one.best is not None}
+
     def release(self, best: Node) -> None:
         """Forget the headers that only led here."""
-        keep = {one.best.id for one in self.followers.values() if one.best is not None}
-        self.chain.index.discard(best, keep)
+        self.chain.index.discard(best, self.asked_for())
 
     def blame_invalid(self) -> None:
         for id in list(self.givers):
@@ -137,6 +141,7 @@ class Follower:
         self._wake.set()
 
     async def run(self) -> None:
+        self._shared.standing[self] = None
         try:
             while True:
                 self._wake = trio.Event()
@@ -147,6 +152,7 @@ class Follower:
                 await self._rest(step)
         finally:
             self._let_go()
+            del self._shared.standing[self]
 
     async def _rest(self, step: Step) -> None:
         if step == "idle":

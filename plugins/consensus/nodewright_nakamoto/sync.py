@@ -42,6 +42,9 @@ class Synchroniser:
     def followers(self) -> list[Follower]:
         return list(self._shared.followers.values())
 
+    def asked_for(self) -> set[bytes]:
+        return self._shared.asked_for()
+
     @property
     def peers_ahead(self) -> int:
         return sum(one.claim is not None and one.claim.work > self.chain.tip.work for one in self.followers)
