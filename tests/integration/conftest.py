@@ -601,6 +601,7 @@ def money() -> Any:
         Admitted=Admitted,
         KEYS=KEYS,
         MATURITY=MATURITY,
+        allocation=lambda: coinbase.allocation(DOCUMENT["execution"], PARAMETERS),
         coins_of=coins_of,
         genesis_coins=genesis_coins,
         pay=pay,

@@ -94,11 +94,12 @@ def verify(request: ProfileRequest, data_dir: Path | None, genesis_file: Path | 
 
     from nodewright.cli.db import _folder, _logger, _progress
     from nodewright.cli.run import _with_options
-    from nodewright.db.recompute import verify_stopped
+    from nodewright.db.recompute import require_audits, verify_stopped
     from nodewright.db.stopped import stopped_node
     from nodewright.node.folder import RECORD_FILE
 
     plan = _with_options(request.compose()[1], genesis_file, None, None)
+    require_audits(plan)
     genesis = plan_genesis(plan)
     folder = _folder(plan, data_dir)
     if not (folder / RECORD_FILE).is_file():

@@ -16,7 +16,7 @@ from typing import Any
 
 from nodewright.composition.plan import Plan
 from nodewright.db.stopped import StoppedNode
-from nodewright.errors import StoreError
+from nodewright.errors import ConfigurationError, StoreError
 from nodewright.genesis import Genesis
 from nodewright.interfaces.audit import ChainAudit, ChainPart, Journal, Report, StateAudit
 from nodewright.interfaces.common import BlockRef
@@ -26,9 +26,20 @@ from nodewright.node.pool import PoolLimits
 from nodewright.node.pooljournal import replay
 from nodewright.node.statuses import FinalStatuses
 from nodewright.node.stores import adapted
-from nodewright.plugins.specs import ConsensusSpec, Dependencies, ExecutionSpec, Open
+from nodewright.plugins.specs import Dependencies, Open
 
 RESTORE = "restore the data directory from a snapshot, or start anew in another --data-dir"
+
+
+def require_audits(plan: Plan) -> None:
+    """Raises ConfigurationError where there is nothing to compute anew."""
+    for slot in ("execution", "consensus"):
+        planned = _component(plan, slot)
+        if planned.spec.audit is None:
+            raise ConfigurationError(
+                f"{plan.source}: {slot}: {planned.spec.name} has no way to compute a state anew from blocks: run  "
+                "nodewright db verify  , which reads every row, and compare what your nodes say of one block"
+            )
 
 
 async def verify_stopped(node: StoppedNode, genesis: Genesis, report: Report) -> None:
@@ -41,11 +52,23 @@ async def verify_stopped(node: StoppedNode, genesis: Genesis, report: Report) ->
         for store in node.stores:
             environment = node.environment.for_slot(store.slot)
             given[store.slot] = await adapted(store.planned, store.raw, environment, stack)
-        state = await _state(plan, given, node, stack, report)
-        if state is not None:
-            given["identify"] = state.identify
-            chain = await _chain(plan, given, node, stack, report)
-            await compare(chain, state, journal, statuses, report)
+        state: StateAudit = await _audit(node, "execution", given, stack)
+        given["identify"] = state.identify
+        chain: ChainAudit = await _audit(node, "consensus", given, stack)
+        await compare(chain, state, journal, statuses, report)
+
+
+async def _audit(node: StoppedNode, slot: str, given: Dependencies, stack: AsyncExitStack) -> Any:
+    planned = _component(node.plan, slot)
+    audit: Open | None = planned.spec.audit
+    assert audit is not None  # require_audits was asked
+    return await stack.enter_async_context(audit(planned.config, given, node.environment.for_slot(slot)))
+
+
+def _component(plan: Plan, slot: str) -> Any:
+    planned = plan.component(slot)
+    assert planned is not None  # every plan has these two
+    return planned
 
 
 async def read_journal(environment: Environment, folder: Path, statuses: FinalStatuses, report: Report) -> Journal:
@@ -63,13 +86,8 @@ async def read_journal(environment: Environment, folder: Path, statuses: FinalSt
     return Journal(pending, statuses.get)
 
 
-async def compare(
-    chain: ChainAudit | None, state: StateAudit, journal: Journal, statuses: FinalStatuses, report: Report
-) -> None:
+async def compare(chain: ChainAudit, state: StateAudit, journal: Journal, statuses: FinalStatuses, report: Report) -> None:
     """``statuses`` are those that ``journal.final`` gives."""
-    if chain is None:
-        await state.compare(None, journal, report)
-        return
     watched = _Watched(chain, {id for record in statuses.records() if record.status == "committed" for id in record.ids})
     await watched.load(await state.applied())
     await state.compare(watched, journal, report)
@@ -118,37 +136,3 @@ class _Watched:
     async def loose(self) -> AsyncIterator[ChainPart]:
         async for part in self._chain.loose():
             yield part
-
-
-# --- opening -------------------------------------------------------------------------------------------------------------
-
-
-async def _state(
-    plan: Plan, given: Dependencies, node: StoppedNode, stack: AsyncExitStack, report: Report
-) -> StateAudit | None:
-    planned = plan.component("execution")
-    assert planned is not None and isinstance(planned.spec, ExecutionSpec)
-    if planned.spec.audit is None:
-        why = planned.spec.unaudited or "it shows no way to compute its state from the blocks"
-        report.note(f"execution: the state of {planned.spec.name} was not computed anew: {why}")
-        return None
-    audit: StateAudit = await _opened(planned.spec.audit, "execution", plan, given, node, stack)
-    return audit
-
-
-async def _chain(
-    plan: Plan, given: Dependencies, node: StoppedNode, stack: AsyncExitStack, report: Report
-) -> ChainAudit | None:
-    planned = plan.component("consensus")
-    assert planned is not None and isinstance(planned.spec, ConsensusSpec)
-    if planned.spec.audit is None:
-        report.note(f"consensus: the blocks of {planned.spec.name} were not checked: it shows no way to read them alone")
-        return None
-    audit: ChainAudit = await _opened(planned.spec.audit, "consensus", plan, given, node, stack)
-    return audit
-
-
-async def _opened(audit: Open, slot: str, plan: Plan, given: Dependencies, node: StoppedNode, stack: AsyncExitStack) -> Any:
-    planned = plan.component(slot)
-    assert planned is not None
-    return await stack.enter_async_context(audit(planned.config, given, node.environment.for_slot(slot)))

@@ -88,6 +88,6 @@ class StateAudit(Protocol):
 
     def identify(self, raws: Sequence[bytes]) -> list[bytes | None]: ...
 
-    async def compare(self, chain: ChainAudit | None, journal: Journal, report: Report) -> None:
+    async def compare(self, chain: ChainAudit, journal: Journal, report: Report) -> None:
         """Compute the state that the chain and the pending transactions give, compare it with the stores in both
-        directions, and report. Memory does not grow with the state. ``chain`` is None where the consensus shows none."""
+        directions, and report. Memory does not grow with the state."""

@@ -127,12 +127,10 @@ class StorageSpec(ComponentSpec):
 @frozen(kw_only=True)
 class ExecutionSpec(ComponentSpec):
     """``audit`` (config, dependencies, environment) -> context manager of an ``interfaces.audit.StateAudit`` over the
-    stores of a stopped node, which are in the dependencies with ``genesis``. ``unaudited`` is for an operator, where there
-    is none: why."""
+    stores of a stopped node, which are in the dependencies with ``genesis``."""
 
     kind: ClassVar[str] = "execution"
     audit: Open | None = None
-    unaudited: str = ""
 
 
 @frozen(kw_only=True)

@@ -82,7 +82,6 @@ class NakamotoAudit:
             )
         await self._headers()
         if applied is None:
-            self._report.note("the state is empty: the next start computes it from the blocks")
             return
         node = index.get(applied.id)
         if node is None or not node.connected:

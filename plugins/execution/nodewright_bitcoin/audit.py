@@ -71,12 +71,11 @@ class BitcoinAudit:
     def identify(self, raws: Sequence[bytes]) -> list[bytes | None]:
         return [None if isinstance(one, Refused) else one.txid for one in parse_batch(raws, MAX_TRANSACTION_BYTES).items]
 
-    async def compare(self, chain: ChainAudit | None, journal: Journal, report: Report) -> None:
+    async def compare(self, chain: ChainAudit, journal: Journal, report: Report) -> None:
         self._report = report
         applied = await self.applied()
-        if chain is None or applied is None:
-            why = "the consensus shows no blocks" if chain is None else "it is empty"
-            report.note(f"stores.utxo: not computed anew: {why}")
+        if applied is None:
+            report.note("stores.utxo is empty: the next start computes it from the blocks")
             return
         self._deep = chain.highest - LEAST_RETENTION
         self._journal = journal
