@@ -8,6 +8,7 @@ from functools import lru_cache
 from attrs import define, field, frozen
 
 from nodewright.interfaces.common import BlockRef, BundleRef, Parcel
+from nodewright.kernels import sha256_many
 from nodewright_near.borsh import Malformed, decode, encode
 from nodewright_near.chunks import MAX_CHUNK_BYTES, ChunkBody, ChunkExtra, ParcelProof
 from nodewright_near.genesis import shard_of
@@ -98,7 +99,7 @@ def parts_root(parts: Sequence[bytes]) -> bytes:
 
 
 def transactions_root(transactions: Sequence[SignedTransaction]) -> bytes:
-    return merkle_root([hash256(signed.raw) for signed in transactions])
+    return merkle_root(sha256_many([signed.raw for signed in transactions]))
 
 
 def outgoing_leaves(

@@ -108,8 +108,9 @@ class Mandates:
         order = list(range(shards))
         shuffle(order, source)
         full, partial = list(self.full), list(self.partial)
-        shuffle(full, source)
-        shuffle(partial, source)
+        if len({*full, *(at for at, _ in partial)}) > 1:  # all of one validator's: their order says nothing
+            shuffle(full, source)
+            shuffle(partial, source)
         found: list[dict[int, int]] = [{} for _ in range(shards)]
         for place, (at, weight) in enumerate([*((at, self.price) for at in full), *partial]):
             shard = found[order[place % shards]]

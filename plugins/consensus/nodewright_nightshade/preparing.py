@@ -38,6 +38,8 @@ class Preparing:
             if head.info.hash != self._head:
                 self._head, self._prepared = head.info.hash, {}
                 for shard in await self.mine(head):
+                    if not await self.waiting.settled(head, shard):
+                        continue
                     arrived = self.waiting.arrived
                     chosen = await self.waiting.look(head, shard)
                     if self._head != self.chain.head.info.hash:

@@ -87,13 +87,10 @@ class Place:
     shard: int
     index: int
 
-    def encode(self) -> bytes:
-        return (
-            self.block.id
-            + self.block.height.to_bytes(8, "big")
-            + self.shard.to_bytes(4, "big")
-            + self.index.to_bytes(4, "big")
-        )
+    @staticmethod
+    def prefix(block: BlockRef) -> bytes:
+        """What the places of one block begin with; shard and index follow, four bytes each."""
+        return block.id + block.height.to_bytes(8, "big")
 
     @classmethod
     def decode(cls, row: bytes) -> Place:
@@ -249,8 +246,11 @@ class ChainStore:
         batch.put(FINAL, _height(info.height), info.hash)
         batch.put(META, b"final", info.hash)
         batch.delete(ABOVE, _height(info.height) + info.hash)
-        for id, shard, index in transactions:
-            batch.put(TXS, id, Place(info.ref, shard, index).encode())
+        place = Place.prefix(info.ref)
+        rows = {
+            id: b"%b%b%b" % (place, shard.to_bytes(4, "big"), index.to_bytes(4, "big")) for id, shard, index in transactions
+        }
+        batch.put_many(TXS, rows)
         for other in dropped:
             batch.delete(ABOVE, _height(other.height) + other.hash)
         await self._commit(batch)

@@ -8,6 +8,7 @@ chunks may not have heard of it.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import islice
 
 from attrs import define, field, frozen
 
@@ -18,6 +19,7 @@ from nodewright_nightshade.chain import Chain, Held
 MAX_CHUNK_TRANSACTION_BYTES = 8 * 1024 * 1024
 RESEND_SECONDS = 5.0
 MAX_RESENT = 1000
+FEW = 256  # chosen from sooner than it is asked whether that is of use
 
 
 @frozen
@@ -38,6 +40,7 @@ class Waiting:
     by_shard: dict[int, dict[bytes, Candidate]] = field(factory=dict)
     arrived: int = 0
     forward: Callable[[Sequence[tuple[bytes, bytes]], bool], Awaitable[None]] | None = None
+    _room: int = 0  # of the last chunk that was full
 
     def __bool__(self) -> bool:
         return any(self.by_shard.values())
@@ -80,6 +83,15 @@ class Waiting:
     async def choose(self, head: Held, shard: int) -> list[SignedTransaction]:
         return (await self.look(head, shard)).transactions
 
+    async def settled(self, head: Held, shard: int) -> bool:
+        """Whether a choice made now is likely to be that of the next chunk: it is full, or there is little to choose from.
+        Between the two, what comes until then would have to be chosen from too."""
+        waiting = self.by_shard.get(shard, {})
+        count = len(waiting)
+        if count > FEW:
+            count -= len(waiting.keys() & await self.chain.used(head))
+        return count <= FEW or count > self._room
+
     async def look(self, head: Held, shard: int) -> Chosen:
         """Those for the shard's chunk on this head; what can never be in one is let go."""
         waiting = self.by_shard.get(shard, {})
@@ -87,27 +99,33 @@ class Waiting:
         if not waiting:
             return Chosen([], False)
         used = await self.chain.used(head)
-        candidates = [one for one in list(waiting.values())[: 4 * self.max_count] if one.id not in used]
-        bodies = pool.bodies([one.id for one in candidates])
-        for one, body in zip(candidates, bodies, strict=True):
-            if body is None:  # it has its final status
-                del waiting[one.id]
-        here = {one.id: body for one, body in zip(candidates, bodies, strict=True) if body is not None}
+        candidates = [one for one in islice(waiting.values(), 4 * self.max_count) if one.id not in used]
         limits = Limits(self.max_count, MAX_CHUNK_TRANSACTION_BYTES)
-        state = head.info.ran[shard].ref
-        selection = await self.chain.execution.select(state, [one for one in candidates if one.id in here], limits)
-        rejected = dict(selection.rejected)
+        selection = await self.chain.execution.select(head.info.ran[shard].ref, candidates, limits)
+        ids = [one.id for one in selection.chosen]
+        bodies = dict(zip(ids, pool.bodies(ids), strict=True))
         chosen: list[SignedTransaction] = []
-        read = [SignedTransaction.decode(here[one.id]) for one in selection.chosen]  # the pool holds what was admitted
-        recent = await self.chain.recent((signed.transaction.block_hash for signed in read), head)
+        rejected: dict[bytes, str] = {}
+        # The pool holds what was admitted; what it does not hold any more has its final status.
+        read = [SignedTransaction.decode(body) for body in bodies.values() if body is not None]
+        gone = [id for id, body in bodies.items() if body is None]
+        recent = await self.chain.recent({signed.transaction.block_hash for signed in read}, head)
         for signed in read:
             if recent[signed.transaction.block_hash]:
                 chosen.append(signed)
             else:
                 rejected[signed.id] = "Expired: the block it names is not on this chain, or too far back"
+        refused = list(selection.rejected)
+        for id, body in zip(refused, pool.bodies(refused), strict=True):
+            if body is None:
+                gone.append(id)
+            else:
+                rejected[id] = selection.rejected[id]
+        for id in (*gone, *rejected):
+            waiting.pop(id, None)
         if rejected:
-            for id in rejected:
-                waiting.pop(id, None)
             await self.chain.execution.release(list(rejected))
             await pool.settle(rejected=rejected)
+        if selection.deferred:
+            self._room = len(chosen)
         return Chosen(chosen, bool(selection.deferred))

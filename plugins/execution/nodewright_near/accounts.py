@@ -81,7 +81,7 @@ Permission = Annotated[FunctionCallPermission | FullAccess, PERMISSION]
 
 
 @struct
-@frozen
+@define(unsafe_hash=True)
 class AccessKey:
     nonce: U64
     permission: Permission = FULL_ACCESS

@@ -6,7 +6,7 @@ who keep the shard do that.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from attrs import define
@@ -17,13 +17,13 @@ from nodewright_near.accounts import FULL_ACCESS, NONCES_PER_BLOCK, AccessKey, A
 from nodewright_near.borsh import Malformed
 from nodewright_near.checks import charge, check_form, missing_storage_stake
 from nodewright_near.errors import Refusal
-from nodewright_near.fees import Cost, CostOverflow, transaction_cost
+from nodewright_near.fees import U128_MAX, Cost, CostOverflow, TransferPrice, transaction_cost
 from nodewright_near.genesis import shard_of
 from nodewright_near.parameters import Parameters
-from nodewright_near.reservations import Reservations
+from nodewright_near.reservations import Reservations, Slot
 from nodewright_near.shardstore import View
 from nodewright_near.state import decode_access_key
-from nodewright_near.transactions import MAX_TRANSACTION_BYTES, SignedTransaction, Transaction
+from nodewright_near.transactions import MAX_TRANSACTION_BYTES, SignedTransaction, Transfer
 
 IN_PLACE: Final = 256
 
@@ -48,28 +48,38 @@ def refused(refusal: Refusal, id: bytes) -> Refused:
 
 
 @define
+class Setting:
+    """What a batch is admitted under. ``height`` of the next block; ``closed``: shards that are full, and their levels."""
+
+    gas_price: int
+    price: TransferPrice
+    height: int
+    closed: Mapping[int, float]
+
+
+@define
 class Signers:
-    """Accounts and keys of a batch's signers, as a state has them."""
+    """Accounts and keys of a batch's signers, as a state has them; the caller may change them."""
 
     accounts: dict[str, Account | None]
-    keys: dict[tuple[str, bytes], AccessKey | None]
+    keys: dict[Slot, AccessKey | None]
 
     @staticmethod
-    async def read(view: View, transactions: Sequence[SignedTransaction]) -> Signers:
+    async def read(view: View, slots: Iterable[Slot]) -> Signers:
         signers = Signers({}, {})
-        await signers.read_more(view, transactions)
+        await signers.read_more(view, slots)
         return signers
 
-    async def read_more(self, view: View, transactions: Sequence[SignedTransaction]) -> None:
+    async def read_more(self, view: View, slots: Iterable[Slot]) -> None:
         """Of those that are not here yet."""
-        slots = {(one.transaction.signer_id, one.transaction.public_key): None for one in transactions}
-        wanted_keys = [slot for slot in slots if slot not in self.keys]
+        here = self.keys
+        wanted_keys = [slot for slot in dict.fromkeys(slots) if slot not in here]
         names = list({name: None for name, _ in wanted_keys if name not in self.accounts})
         rows = await view.values([*map(account_key, names), *(access_key_key(name, key) for name, key in wanted_keys)])
         for name, row in zip(names, rows, strict=False):
             self.accounts[name] = None if row is None else Account.decode(row)
         for slot, row in zip(wanted_keys, rows[len(names) :], strict=True):
-            self.keys[slot] = None if row is None else decode_access_key(row)
+            here[slot] = None if row is None else decode_access_key(row)
 
 
 class Admitter:
@@ -96,54 +106,53 @@ class Admitter:
         return shard_of(signed.transaction.signer_id, self.boundaries)
 
     def admit(
-        self, signed: SignedTransaction, signers: Signers, gas_price: int, height: int, closed: Mapping[int, float]
+        self,
+        signed: SignedTransaction,
+        slot: Slot,
+        shard: int,
+        signers: Signers,
+        setting: Setting,
     ) -> Admission:
-        """Against the state and what is reserved; reserves. ``closed``: shards that are full, and their levels."""
+        """Against the state and what is reserved; reserves. ``slot``: its signer and key, ``shard``: the signer's."""
         transaction, reserved = signed.transaction, self.reservations
-        account = signers.accounts[transaction.signer_id]
+        account, key = signers.accounts[slot[0]], signers.keys[slot]
+        owed = reserved.owed.get(slot[0], 0)
+        actions, nonce = transaction.actions, transaction.nonce
+        # What ``charge`` would say of the frequent case, without making what is left.
+        if len(actions) == 1 and type(actions[0]) is Transfer and account is not None and key is not None:
+            own = transaction.receiver_id == slot[0]
+            total = setting.price.paid[own] + actions[0].deposit
+            left = account.amount - owed - total
+            if (
+                left >= 0
+                and total <= U128_MAX
+                and key.permission is FULL_ACCESS
+                and key.nonce < nonce < setting.height * NONCES_PER_BLOCK
+                and not missing_storage_stake(self.parameters, account, left)
+                and not setting.closed
+                and reserved.holder(slot, nonce) is None
+            ):
+                reserved.add(signed, total, shard, slot)
+                return Admitted(signed.id, signed.raw, setting.price.burnt[own], shard=shard)
         try:
-            cost = transaction_cost(self.parameters, transaction, gas_price)
-            key = signers.keys[transaction.signer_id, transaction.public_key]
-            owed = reserved.owed.get(transaction.signer_id, 0)
-            if not self._can_pay(transaction, account, key, owed, cost, height):
-                left = account
-                if account is not None:
-                    left = Account(max(account.amount - owed, 0), account.locked, account.code_hash, account.storage_usage)
-                charge(self.parameters, transaction, left, key, cost, height)
-            if closed:
+            cost = transaction_cost(self.parameters, transaction, setting.gas_price)
+            if account is not None and owed:
+                account = Account(max(account.amount - owed, 0), account.locked, account.code_hash, account.storage_usage)
+            charge(self.parameters, transaction, account, key, cost, setting.height)
+            if setting.closed:
                 target = shard_of(transaction.receiver_id, self.boundaries)
-                if target in closed:
-                    raise Refusal("ShardCongested", shard_id=target, congestion_level=closed[target])
+                if target in setting.closed:
+                    raise Refusal("ShardCongested", shard_id=target, congestion_level=setting.closed[target])
         except Refusal as refusal:
             return refused(refusal, signed.id)
         except CostOverflow:
             return refused(Refusal("CostOverflow"), signed.id)
-        holder = reserved.holder(signed)
+        holder = reserved.holder(slot, nonce)
         if holder is not None:
-            clash = Refusal("InvalidNonce", tx_nonce=transaction.nonce, ak_nonce=transaction.nonce)
+            clash = Refusal("InvalidNonce", tx_nonce=nonce, ak_nonce=nonce)
             return Refused(clash.innermost, str(clash), "conflict", signed.id, {"error": clash.value, "winner": holder})
-        shard = self.shard(signed)
-        reserved.add(signed, cost.total, shard)
+        reserved.add(signed, cost.total, shard, slot)
         return Admitted(signed.id, signed.raw, fee=cost.burnt_amount, shard=shard)
-
-    def _can_pay(
-        self,
-        transaction: Transaction,
-        account: Account | None,
-        key: AccessKey | None,
-        owed: int,
-        cost: Cost,
-        height: int,
-    ) -> bool:
-        """What ``charge`` would say of the frequent case, without making what is left. False: ask it."""
-        if account is None or key is None or key.permission is not FULL_ACCESS:
-            return False
-        amount = account.amount - owed - cost.total
-        return (
-            amount >= 0
-            and key.nonce < transaction.nonce < height * NONCES_PER_BLOCK
-            and not missing_storage_stake(self.parameters, account, amount)
-        )
 
 
 def by_nonce(candidates: Sequence[Candidate], reservations: Reservations) -> list[Candidate]:
@@ -154,11 +163,10 @@ def by_nonce(candidates: Sequence[Candidate], reservations: Reservations) -> lis
     for candidate in candidates:
         held = by_id.get(candidate.id)
         if held is not None:
-            transaction = held.signed.transaction
-            slot = (transaction.signer_id, transaction.public_key)
-            if last.get(slot, -1) > transaction.nonce:
+            slot, nonce = held.slot, held.signed.transaction.nonce
+            if last.get(slot, -1) > nonce:
                 mixed.add(slot)
-            last[slot] = transaction.nonce
+            last[slot] = nonce
     ordered = list(candidates)
     if mixed:
         _reorder(ordered, candidates, mixed, reservations)
@@ -200,39 +208,57 @@ def select(
     height: int,
     limits: Limits,
     gas: int,
-) -> Selection:
-    """Those that would run one after the other on this state, up to the limits and ``gas`` burnt by sending them. The
-    candidates of a key come with rising nonces (``by_nonce``). ``signers`` is then as those left it."""
+) -> tuple[Selection, int]:
+    """Those that would run one after the other on this state, up to the limits and ``gas`` burnt by sending them; and the
+    gas that is left. The candidates of a key come with rising nonces (``by_nonce``). ``signers`` is then as those left
+    it."""
     chosen: list[Candidate] = []
     deferred: list[Candidate] = []
     rejected: dict[bytes, str] = {}
     accounts, keys = signers.accounts, signers.keys
-    room = limits.max_bytes
+    price, by_id = TransferPrice.of(parameters, gas_price), reservations.by_id
+    room, count, limit = limits.max_bytes, limits.max_count, height * NONCES_PER_BLOCK
     for candidate in candidates:
-        held = reservations.by_id.get(candidate.id)
+        held = by_id.get(candidate.id)
         if held is None:
             rejected[candidate.id] = "its nonce was used by another transaction"
             continue
-        transaction = held.signed.transaction
+        transaction, slot = held.signed.transaction, held.slot
+        signer = slot[0]
+        account, key = accounts[signer], keys[slot]
+        actions = transaction.actions
+        if len(actions) == 1 and type(actions[0]) is Transfer and account is not None and key is not None:
+            # The frequent case, without making what is left: see ``Admitter.admit``.
+            own = transaction.receiver_id == signer
+            total = price.paid[own] + actions[0].deposit
+            left = account.amount - total
+            if (
+                left >= 0
+                and total <= U128_MAX
+                and key.permission is FULL_ACCESS
+                and key.nonce < transaction.nonce < limit
+                and not missing_storage_stake(parameters, account, left)
+            ):
+                if len(chosen) >= count or candidate.size > room or price.gas[own] > gas:
+                    deferred.append(candidate)
+                    continue
+                account.amount = left
+                keys[slot] = AccessKey(transaction.nonce)
+                chosen.append(candidate)
+                room -= candidate.size
+                gas -= price.gas[own]
+                continue
         cost: Cost = transaction_cost(parameters, transaction, gas_price)
-        if len(chosen) >= limits.max_count or candidate.size > room or cost.gas_burnt > gas:
+        if len(chosen) >= count or candidate.size > room or cost.gas_burnt > gas:
             deferred.append(candidate)
             continue
         try:
-            account, key = charge(
-                parameters,
-                transaction,
-                accounts[transaction.signer_id],
-                keys[transaction.signer_id, transaction.public_key],
-                cost,
-                height,
-            )
+            account, key = charge(parameters, transaction, account, key, cost, height)
         except Refusal as refusal:
             rejected[candidate.id] = str(refusal)
             continue
-        accounts[transaction.signer_id] = account
-        keys[transaction.signer_id, transaction.public_key] = key
+        accounts[signer], keys[slot] = account, key
         chosen.append(candidate)
         room -= candidate.size
         gas -= cost.gas_burnt
-    return Selection(chosen, rejected, deferred)
+    return Selection(chosen, rejected, deferred), gas

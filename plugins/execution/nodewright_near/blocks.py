@@ -23,7 +23,7 @@ from nodewright_near.congestion import ShardCongestion
 from nodewright_near.contracts.beside import Beside
 from nodewright_near.contracts.calls import Machine
 from nodewright_near.errors import innermost, sentence
-from nodewright_near.merkle import climb, merkle_root, merklize
+from nodewright_near.merkle import climb, merklize, root_of_row
 from nodewright_near.outcomes import outcome_leaves as leaves_of
 from nodewright_near.parameters import Parameters, for_protocol
 from nodewright_near.primitives import NO_HASH
@@ -70,7 +70,7 @@ class Ran:
     values: dict[bytes, bytes | None]
     nodes: dict[bytes, bytes | None]
     outcome: Outcome
-    leaves: list[bytes]
+    leaves: bytes  # of all outcomes, 32 bytes each
     causes: Mapping[bytes, Cause] = field(factory=dict)
 
 
@@ -218,7 +218,7 @@ def _finish(
             _remember(leaves[shard], sent[shard])
     extra = ChunkExtra(
         root,
-        merkle_root(outcome_leaves),
+        root_of_row(outcome_leaves),
         outgoing_root,
         result.gas_used,
         result.balance_burnt,
@@ -255,7 +255,7 @@ def _finish(
             "proposals": tuple(result.proposals),
         },
     )
-    return Ran(result, extra, state.final_changes(), {}, outcome, outcome_leaves)
+    return Ran(result, extra, {}, {}, outcome, outcome_leaves)
 
 
 def _remember(leaf: bytes, sent: tuple[Receipt, ...]) -> None:

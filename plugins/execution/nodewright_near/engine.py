@@ -41,7 +41,7 @@ from nodewright.interfaces.execution import (
 )
 from nodewright.interfaces.storage import KeyValueStore
 from nodewright_near import blocks, records
-from nodewright_near.admission import Admitter, Signers, by_nonce, first_of, refused, select
+from nodewright_near.admission import Admitter, Setting, Signers, by_nonce, first_of, refused, select
 from nodewright_near.blocks import Collected, Ran, Rules, bodies_of, parse_bodies
 from nodewright_near.borsh import Malformed
 from nodewright_near.checks import check_form
@@ -49,7 +49,7 @@ from nodewright_near.chunks import ChunkExtra
 from nodewright_near.congestion import ShardCongestion
 from nodewright_near.contracts.beside import Beside
 from nodewright_near.errors import Refusal
-from nodewright_near.fees import transaction_cost
+from nodewright_near.fees import TransferPrice
 from nodewright_near.founding import Founding
 from nodewright_near.genesis import GenesisRows, patch_of_records, split_rows
 from nodewright_near.handover import Handover
@@ -176,36 +176,34 @@ class NearEngine:
         read = [self._admitter.form(raw) for raw in txs]
         fresh = [one for one in read if isinstance(one, SignedTransaction)]
         good = await self._signed(fresh)
+        shards = [self._admitter.shard(signed) for signed in fresh]
+        slots = [(signed.transaction.signer_id, signed.transaction.public_key) for signed in fresh]
         views = {}
-        for shard in {self._admitter.shard(signed) for signed in fresh}:
+        for shard in set(shards):
             kept = self.shards.get(shard)
             view = None if kept is None else kept.view_near(head.id)
             if view is not None:
-                mine = [signed for signed in fresh if self._admitter.shard(signed) == shard]
+                mine = [slot for slot, place in zip(slots, shards, strict=True) if place == shard]
                 views[shard] = await Signers.read(view, mine)
-        closed = self._closed()
+        price = TransferPrice.of(self.rules.parameters, self.gas_price)
+        setting = Setting(self.gas_price, price, head.height + 1, self._closed())
         answers: list[Admission] = []
-        signs = iter(good)
+        places, admit, reserved = iter(zip(good, slots, shards, strict=True)), self._admitter.admit, self.reservations.by_id
         for one in read:
-            if not isinstance(one, SignedTransaction):
-                answers.append(one)
-            elif not next(signs):
+            if type(one) is not SignedTransaction:
+                answers.append(one)  # type: ignore[arg-type]
+                continue
+            signature, slot, shard = next(places)
+            signers = views.get(shard)
+            if not signature:
                 answers.append(refused(Refusal("InvalidSignature"), one.id))
+            elif signers is None:
+                answers.append(Admitted(one.id, one.raw, shard=shard))
+            elif one.id in reserved:  # twice in one call
+                answers.append(Admitted(one.id, one.raw, known=True, shard=shard))
             else:
-                answers.append(self._admit(one, views, head, closed))
+                answers.append(admit(one, slot, shard, signers, setting))
         return answers
-
-    def _admit(
-        self, signed: SignedTransaction, views: Mapping[int, Signers], head: BlockRef, closed: Mapping[int, float]
-    ) -> Admission:
-        shard = self._admitter.shard(signed)
-        signers = views.get(shard)
-        if signers is None:
-            return Admitted(signed.id, signed.raw, shard=shard)
-        held = self.reservations.by_id.get(signed.id)
-        if held is not None:  # twice in one call
-            return Admitted(signed.id, signed.raw, known=True, shard=shard)
-        return self._admitter.admit(signed, signers, self.gas_price, head.height + 1, closed)
 
     def _closed(self) -> dict[int, float]:
         """Shards kept here that are too full for new transactions, and how full they are."""
@@ -248,21 +246,16 @@ class NearEngine:
         while ordered and len(chosen) < limits.max_count:
             count = first_of(parameters, limits, gas)
             first, ordered = ordered[:count], ordered[count:]
-            held = [known.signed for one in first if (known := self.reservations.by_id.get(one.id)) is not None]
+            held = [known.slot for one in first if (known := self.reservations.by_id.get(one.id)) is not None]
             await signers.read_more(view, held)
             left = evolve(limits, max_count=limits.max_count - len(chosen), max_bytes=room)
-            part = select(parameters, first, self.reservations, signers, self.gas_price, height, left, gas)
+            part, gas = select(parameters, first, self.reservations, signers, self.gas_price, height, left, gas)
             rejected.update(part.rejected)
             chosen += part.chosen
             if part.deferred:  # there is no room for it: what comes after it waits too
                 return Selection(chosen, rejected, [*part.deferred, *ordered, *others])
             room -= sum([one.size for one in part.chosen])
-            gas -= sum([self._sending_gas(one.id) for one in part.chosen])
         return Selection(chosen, rejected, [*ordered, *others])
-
-    def _sending_gas(self, id: bytes) -> int:
-        transaction = self.reservations.by_id[id].signed.transaction
-        return transaction_cost(self.rules.parameters, transaction, self.gas_price).gas_burnt
 
     async def prologue(self, context: BlockContext) -> Prologue:
         return Prologue(b"", b"")

@@ -162,6 +162,25 @@ class Cost:
     total: int
 
 
+@define
+class TransferPrice:
+    """Of a transaction that is one transfer, first to another, then to oneself: gas burnt at once, what that costs, and all
+    that its signer pays beside the deposit."""
+
+    gas: tuple[int, int]
+    burnt: tuple[int, int]
+    paid: tuple[int, int]
+
+    @staticmethod
+    def of(parameters: Parameters, gas_price: int) -> TransferPrice:
+        fees = parameters.fees
+        other, own = (fees.action_receipt.send(sir) + fees.transfer.send(sir) for sir in (False, True))
+        later = fees.action_receipt.execution + fees.transfer.execution
+        return TransferPrice(
+            (other, own), (gas_price * other, gas_price * own), (gas_price * (other + later), gas_price * (own + later))
+        )
+
+
 def transaction_cost(parameters: Parameters, transaction: Transaction, gas_price: int) -> Cost:
     """Raises CostOverflow."""
     fees, actions = parameters.fees, transaction.actions

@@ -8,9 +8,9 @@ from typing import Annotated, Final
 
 from attrs import frozen
 
-from nodewright.kernels import sha256_many
 from nodewright_near.borsh import Enum, Vector, codec_of, struct
 from nodewright_near.primitives import NO_HASH, Hash
+from nodewright_near.rowhashes import sha256_rows
 
 MAX_PATH: Final = 64
 
@@ -47,15 +47,17 @@ def combine(left: bytes, right: bytes) -> bytes:
 
 def merkle_root(leaves: Sequence[bytes]) -> bytes:
     """n hashes of 32 bytes -> the root."""
-    row = list(leaves)
+    return root_of_row(b"".join(leaves))
+
+
+def root_of_row(row: bytes) -> bytes:
+    """n hashes one behind the other -> the root."""
     if not row:
         return NO_HASH
-    while len(row) > 1:
-        above = sha256_many([left + right for left, right in zip(row[::2], row[1::2], strict=False)])
-        if len(row) & 1:
-            above.append(row[-1])
-        row = above
-    return row[0]
+    while len(row) > 32:
+        pairs = len(row) // 64 * 64
+        row = sha256_rows(row[:pairs], 64) + row[pairs:]
+    return row
 
 
 def merklize(leaves: Sequence[bytes]) -> tuple[bytes, list[MerklePath]]:

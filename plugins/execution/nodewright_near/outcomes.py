@@ -10,6 +10,7 @@ from attrs import define, field, frozen
 from nodewright.kernels import sha256_many
 from nodewright_near.borsh import U64, U128, Blob, Enum, Vector, encode, struct
 from nodewright_near.primitives import AccountId, Hash, hash256
+from nodewright_near.rowhashes import sha256_rows
 
 MAX_CHILDREN: Final = 1 << 16
 
@@ -96,16 +97,18 @@ class Outcome:
         return hash256(len(hashes).to_bytes(4, "little") + b"".join(hashes))
 
 
-def outcome_leaves(outcomes: Sequence[Outcome]) -> list[bytes]:
-    """The ``leaf`` of each, hashed together."""
+def outcome_leaves(outcomes: Sequence[Outcome]) -> bytes:
+    """The ``leaf`` of each, one behind the other, hashed together."""
     plain = sha256_many([outcome.partial() for outcome in outcomes])
+    if not any([outcome.logs for outcome in outcomes]):
+        return sha256_rows(b"".join([_TWO + one.id + digest for one, digest in zip(outcomes, plain, strict=True)]), 68)
     joined = [
         _TWO + outcome.id + digest
         if not outcome.logs
         else b"".join([(2 + len(outcome.logs)).to_bytes(4, "little"), *outcome.hashes()])
         for outcome, digest in zip(outcomes, plain, strict=True)
     ]
-    return sha256_many(joined)
+    return b"".join(sha256_many(joined))
 
 
 _TWO: Final = (2).to_bytes(4, "little")

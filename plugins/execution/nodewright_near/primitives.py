@@ -31,6 +31,7 @@ _HEX64: Final = re.compile(r"[0-9a-f]{64}\Z")
 _ETHEREUM: Final = re.compile(r"0x[0-9a-f]{40}\Z")
 _DETERMINISTIC: Final = re.compile(r"0s[0-9a-f]{40}\Z")
 _KNOWN_LIMIT: Final = 1 << 17
+_ACCOUNTS: Final[dict[bytes, str]] = {}
 
 
 def hash256(data: bytes) -> bytes:
@@ -73,9 +74,6 @@ class _Account:
 
     floor = 4 + MIN_ACCOUNT
 
-    def __init__(self) -> None:
-        self._known: dict[bytes, str] = {}
-
     def write(self, value: str, out: bytearray) -> None:
         data = value.encode()
         out += len(data).to_bytes(4, "little")
@@ -86,7 +84,7 @@ class _Account:
         if size > MAX_ACCOUNT:
             raise Malformed(f"an account name of {size} bytes")
         data = source.take(size)
-        name = self._known.get(data)
+        name = _ACCOUNTS.get(data)
         if name is None:
             try:
                 name = data.decode("ascii")
@@ -94,10 +92,15 @@ class _Account:
                 raise Malformed("an account name is not ASCII") from error
             if not is_account(name):
                 raise Malformed(f"{name[:64]!r} is not an account name")
-            if len(self._known) >= _KNOWN_LIMIT:
-                self._known.clear()
-            self._known[data] = name
+            if len(_ACCOUNTS) >= _KNOWN_LIMIT:
+                _ACCOUNTS.clear()
+            _ACCOUNTS[data] = name
         return name
+
+
+def known_account(data: bytes) -> str | None:
+    """The name that these bytes are, where it was read before."""
+    return _ACCOUNTS.get(data)
 
 
 class _Tagged:

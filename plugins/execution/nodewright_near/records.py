@@ -79,11 +79,12 @@ def leaves_key(block: bytes, shard: int) -> bytes:
 
 
 def rows(
-    block: BlockRef, shard: int, outcomes: Sequence[Outcome], leaves: Sequence[bytes], receipts: Sequence[Receipt]
+    block: BlockRef, shard: int, outcomes: Sequence[Outcome], leaves: bytes, receipts: Sequence[Receipt]
 ) -> WriteBatch:
+    """``leaves``: of all outcomes, 32 bytes each."""
     batch = WriteBatch()
     if leaves:
-        batch.put(LEAVES, leaves_key(block.id, shard), b"".join(leaves))
+        batch.put(LEAVES, leaves_key(block.id, shard), leaves)
     place = encode(block.height, U64) + block.id + encode(shard, U32)
     told_of = batch.tables.setdefault(OUTCOMES, {})
     for index, outcome in enumerate(outcomes):

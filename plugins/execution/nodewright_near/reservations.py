@@ -22,10 +22,7 @@ class Reservation:
     signed: SignedTransaction
     cost: int
     shard: int
-
-    @property
-    def slot(self) -> Slot:
-        return self.signed.transaction.signer_id, self.signed.transaction.public_key
+    slot: Slot
 
 
 class Reservations:
@@ -36,20 +33,21 @@ class Reservations:
         # Whether each key's nonces rose in the order in which they were reserved, since nothing was.
         self.in_order = True
 
-    def holder(self, signed: SignedTransaction) -> bytes | None:
-        """Who has this transaction's nonce; None where it is free."""
-        transaction = signed.transaction
-        return self.nonces.get((transaction.signer_id, transaction.public_key), {}).get(transaction.nonce)
+    def holder(self, slot: Slot, nonce: int) -> bytes | None:
+        """Who has this nonce; None where it is free."""
+        held = self.nonces.get(slot)
+        return held.get(nonce) if held is not None else None
 
-    def add(self, signed: SignedTransaction, cost: int, shard: int) -> None:
-        reservation = Reservation(signed, cost, shard)
-        signer = signed.transaction.signer_id
-        self.by_id[signed.id] = reservation
-        nonces = self.nonces.setdefault(reservation.slot, {})
-        nonce = signed.transaction.nonce
-        if nonces and self.in_order and next(reversed(nonces)) > nonce:
-            self.in_order = False
-        nonces[nonce] = signed.id
+    def add(self, signed: SignedTransaction, cost: int, shard: int, slot: Slot) -> None:
+        id, signer, nonce = signed.id, slot[0], signed.transaction.nonce
+        self.by_id[id] = Reservation(signed, cost, shard, slot)
+        nonces = self.nonces.get(slot)
+        if nonces is None:
+            self.nonces[slot] = {nonce: id}
+        else:
+            if self.in_order and next(reversed(nonces)) > nonce:
+                self.in_order = False
+            nonces[nonce] = id
         self.owed[signer] = self.owed.get(signer, 0) + cost
 
     def drop(self, ids: Iterable[bytes]) -> list[bytes]:
@@ -60,14 +58,16 @@ class Reservations:
             if reservation is None:
                 continue
             dropped.append(id)
-            nonces = self.nonces[reservation.slot]
+            slot = reservation.slot
+            nonces = self.nonces[slot]
             del nonces[reservation.signed.transaction.nonce]
             if not nonces:
-                del self.nonces[reservation.slot]
-            signer = reservation.signed.transaction.signer_id
-            self.owed[signer] -= reservation.cost
-            if not self.owed[signer]:
-                del self.owed[signer]
+                del self.nonces[slot]
+            left = self.owed[slot[0]] - reservation.cost
+            if left:
+                self.owed[slot[0]] = left
+            else:
+                del self.owed[slot[0]]
         self.in_order = self.in_order or not self.by_id
         return dropped
 

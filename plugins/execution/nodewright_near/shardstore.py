@@ -39,6 +39,7 @@ NODES: Final = "near_nodes"
 META: Final = "near_meta"
 LONG: Final = 440
 _CUT: Final = 416
+_ABSENT: Any = object()
 HELD_BACK_BYTES: Final = 16 * 1024 * 1024
 
 
@@ -253,17 +254,18 @@ class ShardStore:
 
     async def read_values(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Of the applied block."""
-        cache = self.values.rows
-        found = {key: cache[key] for key in keys if key in cache}
-        wanted = [key for key in keys if key not in found]
-        if wanted:
+        cached = self.values.rows.get
+        found: list[Any] = [cached(key, _ABSENT) for key in keys]
+        if _ABSENT in found:
+            places = [at for at, value in enumerate(found) if value is _ABSENT]
+            wanted = [keys[at] for at in places]
             generation = self._generation
             rows = await self.store.get_many(ROWS, [row_key(self.shard, key) for key in wanted])
-            for key, row in zip(wanted, rows, strict=True):
-                found[key] = None if row is None else value_of_row(key, row)
+            for at, row in zip(places, rows, strict=True):
+                found[at] = None if row is None else value_of_row(keys[at], row)
             if generation == self._generation:
-                self.values.update({key: found[key] for key in wanted})
-        return [found[key] for key in keys]
+                self.values.update({keys[at]: found[at] for at in places})
+        return found
 
     async def read_nodes(
         self, wanted: Sequence[tuple[bytes, bytes]], still: KeyValueReader | None = None
@@ -346,19 +348,16 @@ class View:
             todo = missing
 
     async def values(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        found: dict[bytes, bytes | None] = {}
-        below = []
-        for key in keys:
-            for version in self._chain:
-                if key in version.values:
-                    found[key] = version.values[key]
-                    break
-            else:
-                below.append(key)
-        if below:
-            found.update(zip(below, await self._below(below), strict=True))
+        found: list[Any] = [_ABSENT] * len(keys)
+        for values in [version.values.get for version in reversed(self._chain)]:
+            found = [values(key, old) for key, old in zip(keys, found, strict=True)]
+        places = [at for at, value in enumerate(found) if value is _ABSENT]
+        if places:
+            below = await self._below([keys[at] for at in places])
+            for at, value in zip(places, below, strict=True):
+                found[at] = value
             self._check()
-        return [found[key] for key in keys]
+        return found
 
     async def _below(self, keys: Sequence[bytes]) -> list[bytes | None]:
         if self._still is None:

@@ -6,6 +6,7 @@ Version 1 (which begins with the byte 1) and actions with tags from 9 up exist a
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Annotated, Final
 
 from attrs import define, field, frozen
@@ -26,7 +27,7 @@ from nodewright_near.borsh import (
     struct,
     with_codec,
 )
-from nodewright_near.primitives import MAX_ACCOUNT, AccountId, Hash, PublicKey, Signature, hash256
+from nodewright_near.primitives import MAX_ACCOUNT, AccountId, Hash, PublicKey, Signature, hash256, known_account
 
 MAX_ACTIONS: Final = 1024
 MAX_TRANSACTION_BYTES: Final = 1_572_864
@@ -189,7 +190,7 @@ class SignedTransaction:
         """Raises Malformed. The size is the caller's to bound. A small one that was read before is not read again."""
         signed: SignedTransaction | None = _read_before.get(raw)
         if signed is None:
-            signed = decode(SignedTransaction, raw)
+            signed = _whole_transfer(raw) or decode(SignedTransaction, raw)
             if len(raw) <= _REMEMBERED_BYTES:
                 if len(_read_before) >= _REMEMBERED:
                     _read_before.clear()
@@ -224,6 +225,28 @@ def _read_quickly(source: Reader) -> Transaction | None:
                 )
     source.at = start
     return None
+
+
+def _whole_transfer(raw: bytes) -> SignedTransaction | None:
+    """As ``_read_quickly``, where the accounts were met before and there is nothing else in the bytes."""
+    at = 4 + int.from_bytes(raw[:4], "little")
+    signer = known_account(raw[4:at]) if at <= 4 + MAX_ACCOUNT else None
+    end = at + 45 + int.from_bytes(raw[at + 41 : at + 45], "little")
+    receiver = known_account(raw[at + 45 : end]) if end <= at + 45 + MAX_ACCOUNT else None
+    body = end + 53
+    if signer is None or receiver is None or raw[end + 32 : end + 37] != ONE_TRANSFER or len(raw) != body + 65:
+        return None
+    if raw[at] or raw[body]:  # other kinds of key or signature
+        return None
+    transaction = Transaction(
+        signer,
+        raw[at : at + 33],
+        int.from_bytes(raw[at + 33 : at + 41], "little"),
+        receiver,
+        raw[end : end + 32],
+        (Transfer(int.from_bytes(raw[end + 37 : body], "little")),),
+    )
+    return SignedTransaction(transaction, raw[body:], raw, sha256(raw[:body]).digest())
 
 
 def _quick_name(source: Reader, at: int) -> str | None:
