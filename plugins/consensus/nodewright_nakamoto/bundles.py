@@ -224,7 +224,8 @@ class BundleKeeper:
         wrong = [id for id, is_ in zip(wanted, ids, strict=True) if id != is_]
         if wrong and self.fetcher is not None and len(sources) == 1:
             self.fetcher.blame(sources[0], WRONG_BODY_POINTS, f"{len(wrong)} transactions with other ids than asked for")
-        return {id: body for id, body in found.items() if id not in set(wrong)}
+        refused = set(wrong)
+        return {id: body for id, body in found.items() if id not in refused}
 
     async def _whole_data(self, stated: Subtree, ids: Sequence[bytes], sources: Sequence[bytes]) -> list[bytes]:
         assert self.fetcher is not None
