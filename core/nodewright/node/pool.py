@@ -357,7 +357,8 @@ class Pool:
     async def _expired(self, due: list[bytes], now: float) -> None:
         self._held.ready.withhold(due)
         released = await self._execution.release(due)
-        dependent = [id for id in released if id in self._pending and id not in set(due)]
+        expired = set(due)
+        dependent = [id for id in released if id in self._pending and id not in expired]
         self._events.evicted([*due, *dependent], "expired, or depends on one that did")
         await self._finish(FinalRecord(now, "expired", [id for id in due if id in self._pending]))
         if dependent:
