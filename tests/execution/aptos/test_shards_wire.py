@@ -98,13 +98,13 @@ MESSAGES = st.one_of(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(MESSAGES)
 def test_what_is_written_is_read(message: Any) -> None:
     assert decode(encode(message)) == message
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(MESSAGES, st.data())
 def test_what_is_changed_is_refused_or_another_message(message: Any, data: Any) -> None:
     """No two forms of one message, no crash, and nothing left over is passed by."""
@@ -120,7 +120,7 @@ def test_what_is_changed_is_refused_or_another_message(message: Any, data: Any) 
         assert encode(read) == garbage
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(st.binary(max_size=400), st.integers(0, 11))
 def test_garbage_is_refused_without_a_crash(garbage: bytes, kind: int) -> None:
     for data in (garbage, bytes([messages.VERSION, kind]) + garbage):

@@ -9,6 +9,8 @@ Invariants:
 - What a part that moved starts from is the base, the values that its finished transactions read from others, and what they
   wrote: for those that are left that is the state they would have found (see ``part``: nothing ran before what it conflicts
   with).
+- Of all transactions without an output the first has what it needs: whichever shard has it and does not return it within
+  ``stuck_seconds`` fails that part, whatever else it says. Here there is no such bound.
 - The result stands only if nobody touched what it did not declare in a way that another could have noticed, and no
   aggregator left its range; else ``Abandoned``, and whoever asked runs it one after the other.
 """
@@ -21,9 +23,12 @@ from typing import Final
 import trio
 from attrs import define
 
+from nodewright.errors import NodewrightError
+from nodewright.interfaces.environment import Environment
 from nodewright_aptos.bcs import Malformed
 from nodewright_aptos.executors import Base
 from nodewright_aptos.shards.figures import Meter
+from nodewright_aptos.shards.links import leaves
 from nodewright_aptos.shards.messages import (
     ABSENT,
     PRESENT,
@@ -41,6 +46,7 @@ from nodewright_aptos.shards.messages import (
     Version,
     pieces,
 )
+from nodewright_aptos.shards.options import Options
 from nodewright_aptos.shards.plan import Need, Plan, Task
 from nodewright_aptos.shards.supervisor import Shard
 from nodewright_aptos.state import KEPT, MAX_AGGREGATOR, BlockEnvironment, Output
@@ -78,15 +84,14 @@ class Run:
         own: Shard,
         numbers: Iterator[int],
         meter: Meter,
-        micro_batch: int,
-        window: int,
+        options: Options,
+        environment: Environment,
     ) -> None:
         self.plan = plan
         self.base = base
         self.block = block
         self.meter = meter
-        self.micro_batch = micro_batch
-        self.window = window
+        self.options = options
         self.outputs: list[Output | None] = [None] * len(plan.tasks)
         self.values: dict[Need, bytes | None] = {}
         self.loading = trio.Lock()
@@ -94,23 +99,47 @@ class Run:
         self._shards = shards
         self._own = own
         self._numbers = numbers
+        self._environment = environment
         self._works = [Work(number, tasks, set()) for number, tasks in enumerate(plan.parts)]
         self._undeclared: set[bytes] = set()
         self._abandoned = ""
 
     async def all(self) -> list[Output]:
-        """Outputs by position. Raises Abandoned."""
-        async with trio.open_nursery() as nursery:
-            self.nursery = nursery
-            for work in self._works:
-                if work.tasks:
-                    nursery.start_soon(self._drive, work)
+        """Outputs by position. Raises Abandoned, and what the base raises."""
+        try:
+            await self._drive_all()
+        except BaseExceptionGroup as group:
+            stores = group.subgroup(NodewrightError)
+            if stores is None or group.split(NodewrightError)[1] is not None:
+                raise
+            raise leaves(stores)[0] from group
         if self._abandoned:
             raise Abandoned(self._abandoned)
         outputs = [output for output in self.outputs if output is not None]
         assert len(outputs) == len(self.outputs)
         await self._check(outputs)
         return outputs
+
+    async def _drive_all(self) -> None:
+        async with trio.open_nursery() as nursery:
+            self.nursery = nursery
+            async with trio.open_nursery() as parts:
+                nursery.start_soon(self._watch)
+                for work in self._works:
+                    if work.tasks:
+                        parts.start_soon(self._drive, work)
+            nursery.cancel_scope.cancel()
+
+    async def _watch(self) -> None:
+        first = -1
+        while True:
+            await self._environment.sleep(self.options.stuck_seconds)
+            last = first
+            first = next((at for at, output in enumerate(self.outputs) if output is None), len(self.outputs))
+            if first == last and first < len(self.outputs):
+                attempt = self._works[self.plan.tasks[first].part].attempt
+                if attempt is not None and attempt.shard is not self._own:
+                    attempt.fail("it has everything that it needs and returns nothing")
 
     def abandon(self, reason: str) -> None:
         self._abandoned = self._abandoned or reason
@@ -189,7 +218,7 @@ class Attempt:
 
     def __init__(self, run: Run, work: Work, shard: Shard, number: int) -> None:
         self._run = run
-        self._shard = shard
+        self.shard = shard
         self._number = number
         self._failed = False
         self._lost = False
@@ -208,17 +237,18 @@ class Attempt:
 
     async def run(self) -> None:
         """Until all has its output. Raises Lost, with a text where the shard is there and failed."""
-        run, shard = self._run, self._shard
+        run, shard = self._run, self.shard
         await trio.lowlevel.checkpoint_if_cancelled()
         if not shard.ready:
             raise Lost
         shard.parts[self._number] = self
         try:
+            options = run.options
             shard.post(Begin(self._number, run.block))
             self.tell([(*need, run.values[need]) for need in self._needed if need in run.values])
             total = len(self._tasks)
-            for number, tasks in enumerate(_micro_batches(list(self._tasks.values()), run.micro_batch)):
-                await self._until(lambda: self._sent - self._returned < run.window * run.micro_batch)
+            for number, tasks in enumerate(_micro_batches(list(self._tasks.values()), options.micro_batch)):
+                await self._until(lambda: self._sent - self._returned < options.window * options.micro_batch)
                 with run.meter.stage(0):
                     await self._send(number, tasks)
             await self._until(lambda: self._returned == total)
@@ -243,7 +273,7 @@ class Attempt:
     def tell(self, versions: Sequence[Version]) -> None:
         some = [version for version in versions if (version[0], version[1]) in self._needed]
         for piece in pieces(some, lambda version: len(version[0]) + len(version[2] or b"") + 16):
-            self._shard.post(Values(self._number, tuple(piece)))
+            self.shard.post(Values(self._number, tuple(piece)))
 
     async def _send(self, number: int, tasks: Sequence[Task]) -> None:
         places: dict[bytes, int] = {}
@@ -268,7 +298,7 @@ class Attempt:
                 room -= len(value or b"") + len(key)
                 told.append((ABSENT, None) if value is None else (PRESENT, value))
         self._sent += len(items)
-        self._shard.post(Batch(self._number, number, tuple(places), tuple(told), tuple(items)))
+        self.shard.post(Batch(self._number, number, tuple(places), tuple(told), tuple(items)))
 
     async def _load(self, keys: Iterable[bytes]) -> None:
         wanted = [key for key in keys if key not in self._state]
@@ -283,13 +313,18 @@ class Attempt:
         self._run.meter.asked += len(keys)
         values = [(key, self._value(key)) for key in keys]
         for some in pieces(values, lambda row: len(row[0]) + len(row[1] or b"") + 8):
-            self._shard.post(State(self._number, tuple(some)))
+            self.shard.post(State(self._number, tuple(some)))
 
     # From the shard ----------------------------------------------------------------------------------------------------
 
     def lose(self, reason: str) -> None:
         self._lost = True
         self._change()
+
+    def fail(self, reason: str) -> None:
+        self._run.meter.last_failure = f"{self.shard.name}: {reason}"
+        self._failed = True
+        self.lose(reason)
 
     def take(self, message: Results | Values | Ask | Failed) -> None:
         """Raises Malformed."""
@@ -306,9 +341,7 @@ class Attempt:
         elif isinstance(message, Ask):
             self._run.nursery.start_soon(self._answer, message.keys)
         else:
-            self._run.meter.last_failure = message.reason
-            self._failed = self._lost = True
-            self._change()
+            self.fail(message.reason)
 
     def _take_results(self, message: Results) -> None:
         run = self._run

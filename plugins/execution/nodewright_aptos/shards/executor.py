@@ -12,12 +12,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 import trio
 
 from nodewright.errors import ConfigurationError
 from nodewright.interfaces.environment import Environment
+from nodewright.kernels.plugin import warm_up_kernels
 from nodewright_aptos.executors import Base, Executor, SequentialExecutor
 from nodewright_aptos.executors import open_executor as open_any
 from nodewright_aptos.functions import Accesses, Functions
@@ -26,7 +27,7 @@ from nodewright_aptos.shards.coordinator import Abandoned, Run
 from nodewright_aptos.shards.divide import divide
 from nodewright_aptos.shards.figures import Meter
 from nodewright_aptos.shards.messages import MAX_KEYS, Hello
-from nodewright_aptos.shards.options import LOCAL, Options, read_options
+from nodewright_aptos.shards.options import BY_SENDER, LOCAL, Options, read_options
 from nodewright_aptos.shards.peers import Peers, key_of, open_transport
 from nodewright_aptos.shards.placements import Here, LocalProcess, Remote
 from nodewright_aptos.shards.plan import make_plan
@@ -34,6 +35,8 @@ from nodewright_aptos.shards.server import ShardServer, fingerprint_of
 from nodewright_aptos.shards.supervisor import Placement, Shard
 from nodewright_aptos.state import KEPT, BlockEnvironment, Output, aggregate
 from nodewright_aptos.transactions import UserTransaction
+
+PARTITION_KERNELS: Final = "nodewright_aptos.partition.kernels"
 
 
 class ShardedExecutor:
@@ -166,7 +169,7 @@ class ShardedExecutor:
         meter.fanout, meter.keys = meter.fanout + plan.fanout, meter.keys + len(plan.keys)
         meter.imbalance, meter.runs = meter.imbalance + plan.imbalance, meter.runs + 1
         shards = sorted(self.shards, key=lambda shard: not shard.ready)[:count]
-        run = Run(plan, base, block, shards, self.own, self._numbers, meter, options.micro_batch, options.window)
+        run = Run(plan, base, block, shards, self.own, self._numbers, meter, options, self._environment)
         try:
             return await run.all()
         except Abandoned as abandoned:
@@ -245,6 +248,8 @@ async def open_executor(
                 placements.append(Remote(one, key_of(one), peers))
         executor = ShardedExecutor(functions, own, settings, placements, whole)
         nursery.start_soon(executor.supervise)
+        if settings.partitioner != BY_SENDER:
+            nursery.start_soon(warm_up_kernels, own, PARTITION_KERNELS)
         with trio.move_on_after(settings.wait_seconds) as waited:
             await executor.until_ready()
         if waited.cancelled_caught:

@@ -104,3 +104,10 @@ def linked() -> tuple[QueueLink, QueueLink]:
     there_out, here_in = trio.open_memory_channel[bytes](_QUEUED)
     here_out, there_in = trio.open_memory_channel[bytes](_QUEUED)
     return QueueLink(here_out, here_in), QueueLink(there_out, there_in)
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    """What is in a group of exceptions, or the exception itself."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in leaves(inner)]
+    return [error]

@@ -20,8 +20,9 @@ MAX_SHARDS: Final = 256
 class Options:
     """``shards``: for each one ``local`` (a process that this node starts) or KEY@host:port; a number is as many local.
     ``micro_batch`` transactions are sent at once, ``window`` micro-batches without their results. Runs of fewer than
-    ``least`` transactions are not divided. Silence is suffered for ``silent_seconds``; at its start a node waits for its
-    shards no longer than ``wait_seconds``."""
+    ``least`` transactions are not divided. Silence is suffered for ``silent_seconds``, and a shard that could go on and has
+    no result for ``stuck_seconds`` loses its part; at its start a node waits for its shards no longer than
+    ``wait_seconds``."""
 
     shards: list[str] = field(factory=lambda: [LOCAL, LOCAL])
     partitioner: str = "fanout"
@@ -30,6 +31,7 @@ class Options:
     window: int = 4
     least: int = 200
     silent_seconds: float = 30.0
+    stuck_seconds: float = 300.0
     wait_seconds: float = 30.0
     transport: str = "nng"
 
@@ -39,6 +41,7 @@ _BOUNDS: Final = {
     "window": (1, 64),
     "least": (1, 1 << 30),
     "silent_seconds": (1, 3600),
+    "stuck_seconds": (1, 86400),
     "wait_seconds": (0, 3600),
 }
 
@@ -56,7 +59,7 @@ def read_options(options: Mapping[str, Any]) -> tuple[Options, list[str]]:
             problems.append(f"shard_executor {value!r} is not one of {', '.join(EXECUTORS)}")
         elif name in _BOUNDS:
             least, most = _BOUNDS[name]
-            whole = name not in ("silent_seconds", "wait_seconds")
+            whole = not name.endswith("_seconds")
             if (
                 isinstance(value, bool)
                 or not isinstance(value, int if whole else (int, float))

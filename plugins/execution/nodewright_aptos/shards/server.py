@@ -27,7 +27,7 @@ from nodewright_aptos.bcs import Malformed
 from nodewright_aptos.executors import Executor
 from nodewright_aptos.functions import Functions
 from nodewright_aptos.shards import messages
-from nodewright_aptos.shards.links import Link, LinkLost
+from nodewright_aptos.shards.links import Link, LinkLost, leaves
 from nodewright_aptos.shards.messages import (
     Ask,
     Batch,
@@ -86,17 +86,11 @@ class ShardServer:
                 nursery.start_soon(session.write)
                 await session.read()
         except* (LinkLost, Malformed) as lost:
-            ended = "; ".join(dict.fromkeys(str(error) for error in _leaves(lost)))
+            ended = "; ".join(dict.fromkeys(str(error) for error in leaves(lost)))
         finally:
             with trio.CancelScope(shield=True):
                 await link.aclose()
         return ended
-
-
-def _leaves(error: BaseException) -> Iterable[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
-    return [error]
 
 
 @define(eq=False)
@@ -154,6 +148,9 @@ class _Session:
                 except trio.WouldBlock:
                     pass  # what is on its way is as good a sign of life
             elif isinstance(message, Hello):
+                for left in self._running.values():  # of a coordinator that gave this shard up and is back
+                    self._forget(left)
+                self._running.clear()
                 self.nursery.start_soon(self._out.send, Ready(self._server.fingerprint, self._server.executor_name))
             elif isinstance(message, Begin):
                 self._begin(message)

@@ -20,7 +20,7 @@ import trio
 from nodewright.interfaces.environment import Environment
 from nodewright_aptos.bcs import Malformed
 from nodewright_aptos.shards import messages
-from nodewright_aptos.shards.links import Link, LinkLost
+from nodewright_aptos.shards.links import Link, LinkLost, leaves
 from nodewright_aptos.shards.messages import Ask, Failed, Hello, Message, Ping, Pong, Ready, Results, Values
 
 HELLO_SECONDS: Final = 120.0  # until a process that was started has imported what it needs
@@ -108,7 +108,7 @@ class Shard:
         except* trio.TooSlowError:
             reason = f"it does not greet within {HELLO_SECONDS:.0f} s"
         except* (LinkLost, Malformed) as lost:
-            reason = "; ".join(dict.fromkeys(map(str, _leaves(lost))))
+            reason = "; ".join(dict.fromkeys(map(str, leaves(lost))))
         return reason
 
     async def _greet(self, link: Link) -> None:
@@ -179,9 +179,3 @@ class Shard:
             number += 1
             self._outbox.append(Ping(number))
             self._more.set()
-
-
-def _leaves(error: BaseException) -> list[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
-    return [error]

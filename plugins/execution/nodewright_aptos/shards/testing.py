@@ -1,8 +1,9 @@
 """Random blocks with conflicts of every kind, for tests of what divides them. A module for the setting ``functions``.
 
-``0xc1::trial``: ``bump(counter, amount)`` changes one of a few counters that all share and declares it; ``total(counters)``
-reads many; ``wild`` does the same and declares nothing; ``liar`` reads or writes a counter other than the one it declares;
-``mint`` changes an aggregator, ``census`` reads it and declares so, ``peek`` reads it and does not; ``fault`` raises.
+``0xc1::trial``: ``bump(counter, amount)`` changes one of a few counters that all share and declares it;
+``total(counter, amount)`` reads all; ``look(counter, _)`` changes none and says in an event what it reads of two; ``wild``
+bumps and declares nothing; ``liar`` reads or writes a counter other than the one it declares; ``mint`` changes an
+aggregator, ``census`` reads it and declares so, ``peek`` reads it and does not; ``fault`` raises.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from nodewright_aptos import bcs, resources
 from nodewright_aptos.addresses import ED25519, ONE, authentication_key
 from nodewright_aptos.authenticators import CURVE_ED25519, AccountAuthenticator
 from nodewright_aptos.functions import Call, Functions, TransactionFunction
+from nodewright_aptos.ledger import Event, event_type
 from nodewright_aptos.state import Absent, BlockEnvironment
 from nodewright_aptos.statekeys import table_key
 from nodewright_aptos.transactions import (
@@ -24,6 +26,7 @@ from nodewright_aptos.transactions import (
     decode_transaction,
     signed_transaction,
 )
+from nodewright_aptos.typetags import StructTag
 
 TRIAL: Final = bytes(31) + b"\xc1"
 CHAIN: Final = 4
@@ -32,6 +35,7 @@ BLOCK: Final = BlockEnvironment(height=7, timestamp=NOW * 1_000_000, epoch=1, ch
 COUNTERS: Final = 6
 POOL: Final = table_key(bytes(32), b"pool of the trial".ljust(32, b"\0"))
 BROKEN: Final = 666
+SEEN: Final = event_type(StructTag(TRIAL, "trial", "Seen"))
 
 
 def counter_key(number: int) -> bytes:
@@ -57,6 +61,12 @@ def _bump(call: Call) -> None:
 def _total(call: Call) -> None:
     number, amount = call.arguments
     _change(call, counter_key(number), amount + sum(_number(call, counter_key(other)) for other in range(COUNTERS)))
+
+
+def _look(call: Call) -> None:
+    number = call.arguments[0]
+    seen = [_number(call, counter_key(one)) for one in (number, (number + 1) % COUNTERS)]
+    call.view.emit(Event(SEEN, b"".join([bcs.u64(one % (1 << 64)) for one in seen])))
 
 
 def _liar(call: Call) -> None:
@@ -92,6 +102,10 @@ def _own(signers: object, types: object, arguments: tuple[Any, ...]) -> tuple[li
     return key, key
 
 
+def _two(signers: object, types: object, arguments: tuple[Any, ...]) -> tuple[list[bytes], list[bytes]]:
+    return [counter_key(arguments[0]), counter_key((arguments[0] + 1) % COUNTERS)], []
+
+
 def _all(signers: object, types: object, arguments: tuple[Any, ...]) -> tuple[list[bytes], list[bytes]]:
     return [counter_key(number) for number in range(COUNTERS)], [counter_key(arguments[0])]
 
@@ -105,6 +119,7 @@ def register_transaction_functions(functions: Functions) -> None:
     for name, run, accesses in (
         ("bump", _bump, _own),
         ("total", _total, _all),
+        ("look", _look, _two),
         ("wild", _bump, None),
         ("liar", _liar, _own),
         ("mint", _mint, _own),
@@ -143,7 +158,7 @@ PEOPLE: Final = [Person(seed) for seed in range(1, 400)]
 
 class World:
     """A random state and blocks that are mostly good in it. ``odd`` of them call what is not transfers, ``bad`` have a
-    wrong number, price or time; ``strange`` are the functions besides ``bump`` and ``total`` that occur."""
+    wrong number, price or time; ``strange`` are the functions besides ``bump``, ``total`` and ``look`` that occur."""
 
     def __init__(
         self, seed: int, people: int = 30, odd: float = 0.3, bad: float = 0.1, strange: tuple[str, ...] = ()
@@ -163,7 +178,7 @@ class World:
     def payload(self) -> EntryFunction:
         rng = self.random
         if rng.random() < self.odd:
-            name = rng.choice([*self.strange, "bump", "bump", "total"])
+            name = rng.choice([*self.strange, "bump", "bump", "total", "look", "look"])
             arguments = (bcs.u64(rng.randrange(COUNTERS)), bcs.u64(rng.choice([1, 2, 3, 700, BROKEN])))
             return EntryFunction.of(TRIAL, "trial", name, (), arguments)
         recipient = rng.choice(self.people).address if rng.random() < 0.95 else rng.randbytes(32)
