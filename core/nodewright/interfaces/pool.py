@@ -5,7 +5,7 @@ Every accepted id reaches a final status (committed, rejected, expired, replaced
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
 from attrs import frozen
@@ -24,6 +24,35 @@ class TransactionStatus:
     status: StatusName
     block: BlockRef | None = None
     detail: str = ""
+
+
+class InBlock(Mapping[bytes, BlockRef]):
+    """The ids of ``columns`` (32·n bytes each, no id twice), all in one block: what ``settle`` may be given for a block. An
+    object for each id is made only for who asks for one."""
+
+    __slots__ = ("_ids", "block", "column")
+
+    def __init__(self, columns: Sequence[bytes], block: BlockRef) -> None:
+        self.column = b"".join(columns)
+        self.block = block
+        self._ids: dict[bytes, None] | None = None
+
+    def ids(self) -> list[bytes]:
+        column = self.column
+        return [column[at : at + 32] for at in range(0, len(column), 32)]
+
+    def __getitem__(self, id: bytes) -> BlockRef:
+        if self._ids is None:
+            self._ids = dict.fromkeys(self.ids())
+        if id not in self._ids:
+            raise KeyError(id)
+        return self.block
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.ids())
+
+    def __len__(self) -> int:
+        return len(self.column) // 32
 
 
 @runtime_checkable

@@ -21,6 +21,7 @@ from nodewright.node.expiry import ExpiryQueue
 from nodewright.node.limbo import Limbo
 from nodewright.node.ready import ReadyQueue
 from nodewright.node.statuses import FinalStatuses
+from nodewright.storage.prefix import take_all
 
 EXPIRY_SECONDS = 1.0
 
@@ -91,9 +92,9 @@ class Held:
 
     def drop(self, ids: Sequence[bytes]) -> None:
         """Pending no longer: they are about to get a final status."""
-        limbo, take = self.limbo, self.pending.pop
+        limbo = self.limbo
         # One pass: of a block's million each is looked at while it is at hand, and let go.
-        sizes = [len(item.raw) if (item := take(id, None)) is not None else -1 for id in ids]
+        sizes = [len(item.raw) if item is not None else -1 for item in take_all(self.pending, ids)]
         absent = sizes.count(-1)
         self.bytes_used -= sum(sizes) + absent
         were = [id for id, size in zip(ids, sizes, strict=True) if size >= 0] if absent else list(ids)

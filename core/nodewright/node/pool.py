@@ -24,8 +24,9 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from itertools import islice
 from pathlib import Path
 
 import trio
@@ -35,7 +36,7 @@ from nodewright.errors import NodewrightError, StoreError, StoreFull
 from nodewright.interfaces.common import Admission, Admitted, BlockRef, Refused
 from nodewright.interfaces.environment import Environment
 from nodewright.interfaces.execution import Candidate, Execution, Unhurried, Upgrading
-from nodewright.interfaces.pool import TransactionStatus
+from nodewright.interfaces.pool import InBlock, TransactionStatus
 from nodewright.interfaces.service import EventLog, Metrics
 from nodewright.node.admission import OVERHEAD_BYTES, Batch, Waiting, busy
 from nodewright.node.health import Health
@@ -49,7 +50,7 @@ from nodewright.node.records import FinalRecord
 from nodewright.node.slowlane import SlowLane, is_slow
 from nodewright.node.statuses import FinalStatuses
 
-STATUS_CHUNK = 50_000
+STATUS_CHUNK = 250_000
 READMIT_BATCH = 2048
 SAVE_AGAIN_SECONDS = 1.0
 
@@ -66,6 +67,19 @@ class PoolLimits:
     batch_bytes: int = 16 * 1024 * 1024
     segment_bytes: int = 32 * 1024 * 1024
     compact_bytes: int = 96 * 1024 * 1024
+
+
+def by_block(committed: Mapping[bytes, BlockRef] | None, pending: Iterable[bytes]) -> dict[BlockRef, list[bytes]]:
+    """The ids of each block, in their order: of what begins the pending ones, their own objects."""
+    if not committed:
+        return {}
+    if isinstance(committed, InBlock):
+        own = list(islice(pending, len(committed)))
+        return {committed.block: own if b"".join(own) == committed.column else committed.ids()}
+    blocks: dict[BlockRef, list[bytes]] = {}
+    for id, block in committed.items():
+        blocks.setdefault(block, []).append(id)
+    return blocks
 
 
 class Pool:
@@ -250,15 +264,7 @@ class Pool:
         replaced: Mapping[bytes, bytes] | None = None,
     ) -> None:
         now = self._environment.now()
-        blocks: dict[BlockRef, list[bytes]] = {}
-        current: BlockRef | None = None
-        group: list[bytes] = []
-        for id, block in (committed or {}).items():
-            if block is not current:  # a block's ids share one object: hash it once, not once per id
-                current = block
-                group = blocks.setdefault(block, [])
-            group.append(id)
-        for block, ids in blocks.items():
+        for block, ids in by_block(committed, self._pending).items():
             for start in range(0, len(ids), STATUS_CHUNK):
                 await self._finish(FinalRecord(now, "committed", ids[start : start + STATUS_CHUNK], block))
         if replaced:

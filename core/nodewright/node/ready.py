@@ -79,7 +79,10 @@ class ReadyQueue:
 
     def drop(self, ids: Sequence[bytes]) -> None:
         """These are pending no longer."""
-        self._taken.difference_update(ids)
+        if len(self._held) < len(ids):  # a block's worth: look at what stays
+            self._taken = self._taken & self._held.keys()
+        else:
+            self._taken.difference_update(ids)
         if self._overdue:
             self._overdue.difference_update(ids)
 

@@ -156,6 +156,21 @@ class Assembler:
             self._keep_only(gone)
         return list(gone)
 
+    def remove_block(self, columns: Sequence[bytes]) -> bool:
+        """Take out a block that is what stands here, or begins it, leaf for leaf (``columns``: the ids of each of its
+        subtrees). False, and nothing is done, where it is not: then ``remove`` does it."""
+        taken = b"".join(columns)
+        if not taken:
+            return True
+        here = b"".join([run.ids for run in self.template()])
+        if not here.startswith(taken):
+            return False
+        if len(here) == len(taken):
+            self._empty()
+        else:
+            self._keep_only(set(split_ids(taken)))
+        return True
+
     def _keep_only(self, gone: set[bytes]) -> None:
         """Re-form everything but ``gone``, by columns: the cost is a set look-up and three copies per transaction."""
         runs = self.template()
@@ -187,8 +202,11 @@ class Assembler:
     def clear(self) -> list[bytes]:
         """Take everything out; returns what stood here."""
         gone = list(self._members)
-        self._members.clear()
+        self._empty()
+        return gone
+
+    def _empty(self) -> None:
+        self._members = set()
         self.sealed = []
         self.series += 1
         self._open_new()
-        return gone

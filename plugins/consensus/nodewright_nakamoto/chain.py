@@ -28,7 +28,7 @@ from nodewright.errors import StoreCorrupt, StoreError
 from nodewright.interfaces.common import BlockContext, BlockRef, Bundle, BundleRef
 from nodewright.interfaces.environment import Environment
 from nodewright.interfaces.execution import Deferred, Execution, ExecutionRequest, Incomplete, Invalid, Outcome
-from nodewright.interfaces.pool import TransactionPool
+from nodewright.interfaces.pool import InBlock, TransactionPool
 from nodewright.interfaces.service import EventLog
 from nodewright_nakamoto import blockwire
 from nodewright_nakamoto.assembler import Assembler
@@ -39,7 +39,7 @@ from nodewright_nakamoto.genesis import Genesis
 from nodewright_nakamoto.header import Header, meets_target
 from nodewright_nakamoto.restore import Restorer
 from nodewright_nakamoto.store import BundleRow, ChainStore
-from nodewright_nakamoto.subtree import FirstSubtree, block_root, check_shape, split_ids
+from nodewright_nakamoto.subtree import FirstSubtree, block_root, check_shape
 
 MAX_FUTURE_SECONDS = 2 * 60 * 60
 
@@ -74,11 +74,6 @@ class Reorganisation:
     fork: Node
     reverted: int = 0
     evicted: dict[bytes, bytes] = field(factory=dict)
-
-
-def _placed(columns: Sequence[bytes], block: BlockRef) -> dict[bytes, BlockRef]:
-    """In the order of the block: a set's order would send everybody after it all over the memory."""
-    return dict.fromkeys([id for ids in columns for id in split_ids(ids)], block)
 
 
 class Chain:
@@ -347,11 +342,11 @@ class Chain:
     async def _settle(self, node: Node, block: Block, evicted: Mapping[bytes, bytes]) -> None:
         columns = [await self.store.ids(id) for id in block.subtrees]
         offload = self.environment.offload
-        committed = await offload(_placed, columns, node.ref)
+        committed = InBlock(columns, node.ref)
         await self.pool.settle(committed=committed, replaced=evicted)
         await self.store.put_meta("settled", node.id, durable=False)
-        if len(self.assembler):
-            await offload(self.assembler.remove, [*committed, *evicted] if evicted else committed)
+        if len(self.assembler) and (evicted or not await offload(self.assembler.remove_block, columns)):
+            await offload(self.assembler.remove, [*committed, *evicted])
         if evicted:
             lost = [{"id": display(id), "winner": display(winner)} for id, winner in evicted.items()]
             detail = {"block": display(node.id), "reason": "a block ordered a conflicting transaction"}

@@ -17,7 +17,7 @@ Invariants:
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import trio
@@ -102,7 +102,8 @@ class Stop(Exception):
 
 @define
 class Walk:
-    """One pass over a block's transactions in order."""
+    """One pass over a block's transactions in order. ``held`` names, by identity, the bundles all of whose transactions
+    are reserved: under the engine's lock they stay so."""
 
     request: ExecutionRequest
     height: int
@@ -110,6 +111,7 @@ class Walk:
     new: set[bytes]
     mined: set[bytes]
     stored: dict[bytes, bytes | None]
+    held: set[int]
     inside: set[bytes] = field(factory=set)
     spent: dict[bytes, bytes] = field(factory=dict)
     losers: dict[bytes, bytes] = field(factory=dict)
@@ -130,7 +132,7 @@ class Blocks:
         self.engine = engine
         self.bundles = bundles
         self.plans: OrderedDict[bytes, Plan] = OrderedDict()
-        self._recent: OrderedDict[bytes, dict[bytes, Known]] = OrderedDict()
+        self._recent: OrderedDict[bytes, list[list[Known]]] = OrderedDict()
         self._recent_count = 0
 
     # --- execute -----------------------------------------------------------------------------------------------------
@@ -181,7 +183,8 @@ class Blocks:
         walk.retry.update(sifted.retry)
         for part in parts:
             if self._regular(walk, part.checked):
-                walk.inside.update(part.checked.keys)
+                if part is not parts[-1]:  # nobody asks for it any more
+                    walk.inside.update(part.checked.keys)
             else:
                 await self._irregular(walk, part)
         if walk.missing:
@@ -201,10 +204,15 @@ class Blocks:
         """One look at the store for all that reservations do not tell."""
         state, store = self.engine.state, self.engine.store
         unmined = state.unmined
+        for part in parts:
+            checked = part.checked
+            if checked.held_at != state.departed and all(map(unmined.__contains__, checked.keys)):
+                checked.held_at = state.departed
+        held = {id(part.checked) for part in parts if part.checked.held_at == state.departed}
         facts = {
             key: fact
             for part in parts
-            if not all(map(unmined.__contains__, part.checked.keys))
+            if id(part.checked) not in held
             for key, fact in zip(part.checked.keys, part.checked.facts, strict=True)
             if key not in unmined
         }
@@ -217,19 +225,18 @@ class Blocks:
             for point, output in zip(points, await store.get_outputs(points), strict=True):
                 if output is not None:
                     stored[point] = output.spender and output.spender[:32]
-        return Walk(request, height, lock_time(request.context), set(keys) - mined, mined, stored)
+        return Walk(request, height, lock_time(request.context), set(keys) - mined, mined, stored, held)
 
     def _regular(self, walk: Walk, checked: Checked) -> bool:
         """All reserved, in order, in time, and untouched by what came before in the block: no look at each is needed."""
         unmined = self.engine.state.unmined
         if not checked.ordered or walk.height < checked.min_height or walk.lock_time < checked.min_time:
             return False
-        if not all(map(unmined.__contains__, checked.keys)) or not walk.inside.isdisjoint(checked.keys):
+        if id(checked) not in walk.held or (walk.inside and not walk.inside.isdisjoint(checked.keys)):
             return False
         if walk.evicted and not walk.evicted.keys().isdisjoint(checked.keys):
             return False
-        inside = walk.inside
-        return all(p in inside for p in checked.outer if p in unmined or p in walk.new)
+        return checked.outer & unmined.keys() <= walk.inside and checked.outer & walk.new <= walk.inside
 
     async def _irregular(self, walk: Walk, part: Part) -> None:
         rejects = walk.request.invalid_transaction == "reject_block"
@@ -391,16 +398,17 @@ class Blocks:
             for txid in lost:
                 state.drop(txid)
             state.drop_all(keys)
-            self._keep_recent(
-                block.id, {key: fact for part in plan.parts for key, fact in zip(part.keys, part.kept, strict=True)}
-            )
+            self._keep_recent(block.id, plan.parts)
             self.plans.clear()
             return late or None
 
     def _not_stored(self, part: Part) -> list[UtxoTransaction]:
         """What of it the store does not hold yet."""
-        unmined, found = self.engine.state.unmined, list[UtxoTransaction]()
-        for key, fact in zip(part.keys, part.kept, strict=True):
+        state, found = self.engine.state, list[UtxoTransaction]()
+        unmined, keys = state.unmined, part.keys
+        if not state.staged and part.whole and part.checked.held_at == state.departed:
+            return found
+        for key, fact in zip(keys, part.kept, strict=True):
             reserved = unmined.get(key)
             if not reserved.stored if reserved is not None else key not in unmined:
                 found.append(fact.effect)
@@ -422,12 +430,12 @@ class Blocks:
         found = await self.family(roots)
         return {key: effect for key, effect in found.items() if key not in lost and state.is_stored(key)}
 
-    def _keep_recent(self, block: bytes, facts: dict[bytes, Known]) -> None:
+    def _keep_recent(self, block: bytes, parts: Sequence[Part]) -> None:
         """A shallow revert finds fees and sizes here; a deep one leaves its transactions bare."""
-        self._recent[block] = facts
-        self._recent_count += len(facts)
+        self._recent[block] = [part.kept for part in parts]
+        self._recent_count += sum(len(part.kept) for part in parts)
         while self._recent_count > RECENT_TRANSACTIONS and len(self._recent) > 1:
-            self._recent_count -= len(self._recent.popitem(last=False)[1])
+            self._recent_count -= sum(map(len, self._recent.popitem(last=False)[1]))
 
     # --- revert ------------------------------------------------------------------------------------------------------
 
@@ -462,8 +470,9 @@ class Blocks:
                 engine.moved(undo.parent)
             for txid in lost:
                 state.drop(txid)
-            recent = self._recent.pop(block.id, {})
-            self._recent_count -= len(recent)
+            facts = self._recent.pop(block.id, [])
+            self._recent_count -= sum(map(len, facts))
+            recent = {fact.effect.txid: fact for column in facts for fact in column}
             for key in keys:
                 self._reserve_again(key, recent.get(key) or self.bundles.pending.get(key), block.height)
             self.plans.clear()

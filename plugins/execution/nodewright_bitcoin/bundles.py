@@ -64,6 +64,7 @@ class Checked:
     min_height: int
     min_time: int
     rules: int
+    held_at: int = -1  # the state's count of departures when all of it were reserved
 
 
 def checked_of(ids: bytes, facts: list[Known], rules: int) -> Checked:
@@ -147,6 +148,7 @@ class Bundles:
             fact = reserved.get(key) or pending.get(key)
             facts.append(fact if fact is not None and fact.rules == rules else None)
         unknown = [index for index, fact in enumerate(facts) if fact is None]
+        departed = self.engine.state.departed if all(map(reserved.__contains__, keys)) else -1
         if unknown:
             bodies = bundle.bodies
             if bodies is None or len(bodies) != len(keys):
@@ -156,6 +158,7 @@ class Bundles:
                 return problem
         done = [fact for fact in facts if fact is not None]
         checked = await self.engine.offload_batch(len(done), checked_of, bundle.ids, done, rules)
+        checked.held_at = departed
         self.remember(bundle.ref.id, checked)
         return checked
 

@@ -178,7 +178,8 @@ class BitcoinEngine:
                 with trio.CancelScope(shield=True):
                     results = await self.store.spend_and_create(effects, height)
                     for reserved, refused in zip(reserved_there, results, strict=True):
-                        reserved.stored = refused is None
+                        if refused is None:
+                            self.state.now_stored(reserved)
                 for effect, refused in zip(effects, results, strict=True):
                     if refused is not None:
                         raise StoreError(

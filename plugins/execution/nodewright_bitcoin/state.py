@@ -9,6 +9,8 @@ Invariants:
   effect).
 - ``bare`` counts those; ``bare_rules`` has the script rules of the block context that each was accepted under.
 - ``judged_by`` counts the reservations that are not bare by the script rules they were judged by.
+- ``staged`` has the ids of the reservations that the store does not hold yet.
+- ``departed`` grows whenever an id leaves ``unmined``: while it stands, what was reserved still is.
 - ``spenders`` maps every outpoint spent by a reservation that is not bare to its id. No outpoint has two.
 - No method awaits: a caller never sees half a change.
 
@@ -17,12 +19,15 @@ Nothing here is durable, nothing here talks to a store.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 from attrs import define
 
 from nodewright.interfaces.execution import Candidate
 from nodewright.interfaces.storage import UtxoTransaction
+from nodewright.storage.prefix import take_all, take_first
 from nodewright_bitcoin.columns import output_count
 
 VOUT = [index.to_bytes(4, "little") for index in range(256)]
@@ -55,6 +60,8 @@ class Reservations:
         self.bare = 0
         self.bare_rules: dict[bytes, int] = {}
         self.judged_by: dict[int, int] = {}
+        self.staged: set[bytes] = set()
+        self.departed = 0
 
     def __contains__(self, txid: bytes) -> bool:
         return txid in self.unmined
@@ -69,6 +76,8 @@ class Reservations:
         if txid in self.unmined:
             self._uncount(txid, self.unmined[txid])
         self.unmined[txid] = reservation
+        if not reservation.stored:
+            self.staged.add(txid)
         rules = reservation.rules
         self.judged_by[rules] = self.judged_by.get(rules, 0) + 1
         for spent in effect.spends:
@@ -81,7 +90,13 @@ class Reservations:
                 self.bare_rules[txid] = rules
                 self.bare += 1
 
+    def now_stored(self, reservation: Reservation) -> None:
+        """The store holds it from now on."""
+        reservation.stored = True
+        self.staged.discard(reservation.effect.txid)
+
     def _uncount(self, txid: bytes, reservation: Reservation | None) -> None:
+        self.staged.discard(txid)
         if reservation is None:
             self.bare -= 1
             del self.bare_rules[txid]
@@ -102,6 +117,7 @@ class Reservations:
         """Released, evicted or mined. Unknown ids are ignored."""
         if txid not in self.unmined:
             return None
+        self.departed += 1
         reservation = self.unmined.pop(txid)
         self._uncount(txid, reservation)
         if reservation is not None:
@@ -111,20 +127,23 @@ class Reservations:
                     del spenders[spent]
         return reservation
 
-    def drop_all(self, txids: Iterable[bytes]) -> None:
-        """As ``drop`` for each, for a block's worth of them."""
-        unmined, spenders, counted = self.unmined, self.spenders, dict[int, int]()
-        for txid in txids:
-            reservation = unmined.pop(txid, None)
-            if reservation is None:
+    def drop_all(self, txids: Sequence[bytes]) -> None:
+        """As ``drop`` for each, for a block's worth of them: one pass per column, each at the speed of the dictionary."""
+        self.departed += 1
+        if self.staged:
+            self.staged.difference_update(txids)
+        if self.bare:
+            for txid in txids:
                 if self.bare_rules.pop(txid, None) is not None:
                     self.bare -= 1
-                continue
-            counted[reservation.rules] = counted.get(reservation.rules, 0) + 1
-            for spent in reservation.effect.spends:
-                if spenders.get(spent) == txid:
-                    del spenders[spent]
-        for rules, count in counted.items():
+        dropped = [reservation for reservation in take_all(self.unmined, txids) if reservation is not None]
+        # No outpoint has two spenders, so that each of these was held by who leaves.
+        spends = list(chain.from_iterable([reservation.effect.spends for reservation in dropped]))
+        if take_first(self.spenders, spends) is None:
+            release = self.spenders.pop
+            for spent in spends:
+                release(spent, None)
+        for rules, count in Counter([reservation.rules for reservation in dropped]).items():
             self.judged_by[rules] -= count
             if not self.judged_by[rules]:
                 del self.judged_by[rules]

@@ -39,6 +39,18 @@ class AssemblerMachine(RuleBasedStateMachine):
         assert set(gone) == {one.id for one in self.model if one.id in ids}
         self.model = [one for one in self.model if one.id not in ids]
 
+    @rule(count=st.integers(0, 70), cut=st.integers(1, 9), damaged=st.booleans())
+    def remove_block(self, count: int, cut: int, damaged: bool) -> None:
+        """Of the first so many in subtrees; where one of its ids is another, nothing happens."""
+        ids = [one.id for one in self.model[:count]]
+        if damaged and ids:
+            ids[len(ids) // 2] = leaf(1000).id
+        columns = [b"".join(ids[at : at + cut]) for at in range(0, len(ids), cut)]
+        done = self.assembler.remove_block(columns)
+        assert done is not (damaged and bool(ids))
+        if done:
+            self.model = self.model[len(ids) :]
+
     @rule(data=st.data())
     def rebuild(self, data: st.DataObject) -> None:
         self.model = data.draw(st.permutations(self.model))

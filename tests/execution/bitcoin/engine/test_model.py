@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from nodewright import kernels
 from nodewright.interfaces.common import Admitted
 from nodewright.interfaces.execution import Outcome
+from nodewright.storage import prefix
 from nodewright_bitcoin.columns import KERNELS
 from nodewright_bitcoin.transaction import Transaction
 
@@ -179,9 +180,10 @@ def every_coin(world, model: Model):
 
 
 @pytest.fixture(params=["plain", "columns"])
-def path(request):
+def path(request, monkeypatch):
     if request.param == "columns":
         assert kernels.warm_up(KERNELS) is None
+        monkeypatch.setattr(prefix, "WORTH_IT", 1)
     yield request.param
     kernels.disable()
 

@@ -1,0 +1,39 @@
+"""Taking many keys out of a dictionary. A block's transactions came into the pool's and the engine's dictionaries in its
+order: then they are the first ones there, and looking at those in turn, side by side in memory, is several times as fast as
+looking each up, all over the memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import TypeVar
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+WORTH_IT = 1024
+
+
+def take_first(held: dict[K, V], keys: Sequence[K]) -> list[V] | None:
+    """What ``keys`` map to, taken out, where they are the first keys of ``held``, in its order; else None, and nothing is
+    done. It costs what stays in ``held`` as well, so nothing is done either where that is more than what goes."""
+    count = len(keys)
+    if count < WORTH_IT or len(held) > 5 * count or next(iter(held), None) != keys[0]:
+        return None
+    if list(islice(held, count)) != (keys if isinstance(keys, list) else list(keys)):
+        return None
+    values = list(islice(held.values(), count))
+    rest = list(islice(held.items(), count, None))
+    held.clear()
+    held.update(rest)
+    return values
+
+
+def take_all(held: dict[K, V], keys: Sequence[K]) -> Iterable[V | None]:
+    """What each of ``keys`` mapped to, None where it was not held; they are held no longer once this was read through."""
+    values = take_first(held, keys)
+    if values is not None:
+        return values
+    take = held.pop
+    return [take(key, None) for key in keys]
