@@ -14,6 +14,7 @@ from nodewright.environment import NodeEnvironment
 from nodewright.errors import NodewrightError, StoreCorrupt
 from nodewright.interfaces import Admission, Admitted, BlockRef, Refused
 from nodewright.node.events import Events
+from nodewright.node.expiry import ExpiryQueue
 from nodewright.node.metrics import Registry
 from nodewright.node.ordering import retry_order
 from nodewright.node.pool import Pool
@@ -181,3 +182,20 @@ async def test_journal_cut_anywhere_gives_a_prefix(toy: ModuleType, environment:
         path.write_bytes(data[:cut])
         whole = sum(size <= cut for size in sizes)
         assert await opened(f"events-{cut}") == steps[whole]
+
+
+def test_what_waits_to_expire_is_bounded_by_what_is_pending_and_expires_in_order() -> None:
+    """What a block committed long before its time is not held until that time has come."""
+    queue, held = ExpiryQueue(1.0), {}
+    for number in range(20_000):
+        item = Admitted(number.to_bytes(32, "big"), b"raw", expires_at=1_000.0 + number % 7)
+        held[item.id] = item
+        queue.add(item.expires_at, item)
+        if number >= 10:
+            del held[(number - 10).to_bytes(32, "big")]
+        if number % 2000 == 1999:
+            assert queue.due(5.0, held, lambda id: False) == []
+            assert len(queue) <= 1024 + 2 * len(held)
+    due = queue.due(2_000.0, held, lambda id: False)
+    assert set(due) == held.keys() and not queue
+    assert due == sorted(due, key=lambda id: (held[id].expires_at, id))
