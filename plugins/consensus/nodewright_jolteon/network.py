@@ -67,7 +67,7 @@ class Network:
         self._identities = identities
         self._blocks = transport.channel("jolteon.block", 64, "oldest", MAX_BLOCK_BYTES + 1024)
         self._votes = transport.channel("jolteon.vote", 4096, "oldest", MAX_VOTE_BYTES)
-        self._answered: dict[bytes, float] = {}
+        self._answered: dict[tuple[bytes, float], float] = {}
         self.sync = Sync(config, chain, orderer, transport, signatures, identities, signer, self.take_block)
         self.forward = Forward(config, chain, orderer, transport, identities)
         orderer.outward = self
@@ -147,12 +147,13 @@ class Network:
             self._sender.tell(self._votes, peer, b"W")
 
     def _may_answer(self, peer: bytes, seconds: float = ANSWER_SECONDS) -> bool:
-        now = self._chain.environment.monotonic()
-        if now - self._answered.get(peer, -seconds) < seconds:
+        """Certificates and the rest have turns of their own."""
+        now, turn = self._chain.environment.monotonic(), (peer, seconds)
+        if now - self._answered.get(turn, -seconds) < seconds:
             return False
         if len(self._answered) >= MAX_SEEN:
             self._answered.clear()
-        self._answered[peer] = now
+        self._answered[turn] = now
         return True
 
     async def _hear_votes(self) -> None:
@@ -208,7 +209,7 @@ class Network:
             return
         if timeout.round < rules.round:
             if self._may_answer(peer):
-                await self.sync.show(peer)
+                self._sender.tell(self._votes, peer, b"W")
             return
         timeout.check_shape()
         signed = [(self._key(timeout.voter), timeout.message, timeout.signature)]

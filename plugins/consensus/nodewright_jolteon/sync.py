@@ -192,12 +192,6 @@ class Sync:
             raise Malformed("a certificate that no quorum signed")
         await self._orderer.submit(partial(self._orderer.on_certificates, epoch, high, timeout))
 
-    async def show(self, peer: bytes) -> None:
-        """A peer is some rounds behind: it is to ask."""
-        known = self._peers.get(peer)
-        if known is not None:
-            known.wake.set()
-
     async def _page(self, peer: Peer) -> bool:
         """One page of committed blocks; whether it brought this node further."""
         chain = self._chain

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -224,5 +225,19 @@ def test_one_that_reads_nothing_any_more_costs_the_others_nothing(play: Callable
             await world.settled(node, ids, seconds=60)
         height = nodes[0].height
         await world.until(lambda: nodes[0].height > height + 20, 60)
+
+    play(story)
+
+
+def test_one_whose_timeouts_are_of_a_round_gone_by_is_told_to_ask(play: Callable[..., Any], kit: Any) -> None:
+    async def story(world: Any) -> None:
+        ahead, late, *_ = kit.network(world)
+        await world.start()
+        await world.agree(beyond=2)
+        asked: list[bytes] = []
+        late.consensus.network.sync.lacking = asked.append
+        old = SimpleNamespace(epoch=ahead.consensus.orderer.rules.epoch.number, round=0)
+        await ahead.consensus.network._take_timeout(late.transport.node_id, old)
+        await world.until(lambda: ahead.transport.node_id in asked, 5)
 
     play(story)
