@@ -75,6 +75,44 @@ def test_with_the_pool_full_of_children(tell: Any, money: Any, depth: int, confl
     tell(story)
 
 
+def test_a_hundred_deep(tell: Any, money: Any) -> None:
+    """A hundred blocks go, with the money that they made; the power fails in the middle of it."""
+
+    async def story(world: Any) -> None:
+        alpha, beta = await world.node("alpha"), await world.node("beta")
+        world.network.partition(["alpha"], ["beta"])
+        coins = money.genesis_coins()
+        chain = chain_of(money, coins[0], 20)
+        for number in range(100):
+            if number % 5 == 0:
+                await alpha.accept(chain[number // 5])
+            (block,) = await alpha.generate()
+            if number == 10:
+                made = await alpha.coinbase_coin(block)
+        spent = money.pay([made], [1])  # money of a block that will not have been
+        await alpha.accept(spent)
+        loser = money.pay([coins[1]], [1])
+        await alpha.accept(loser)
+        await alpha.generate()
+        await beta.accept(money.pay([coins[1]], [2]))
+        await beta.generate(102)
+        alpha.power.cut_at = alpha.power.points + 150
+        world.network.heal()
+        await alpha.power.went.wait()
+        assert 0 < alpha.head.height < 101, "some of the blocks have gone"
+        await alpha.lose_power()
+        await alpha.start()
+        await world.together()
+        await money.until(lambda: len(alpha.pool) == len(chain))
+        await world.replay(alpha)
+        await alpha.generate()
+        assert len(alpha.pool) == 0
+        await world.together()
+        assert await world.account() == (len(chain) + 1, 2)
+
+    tell(story)
+
+
 def test_there_and_back(tell: Any, money: Any) -> None:
     """The operator takes blocks out and lets them in again, with the pool in use: nothing changes in the end."""
 

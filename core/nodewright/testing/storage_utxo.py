@@ -351,6 +351,26 @@ class UtxoStoreTests(StoreKit):
             assert await store.prune(1000, retention=10) == 0
             assert [item async for item in store.iterate_unmined()] == []
 
+    async def test_parents_of_an_old_unmined_transaction_stay(self, tmp_path: Path) -> None:
+        """However deep they are: it may be mined yet, or give way and leave their outputs to another."""
+        root = UtxoTransaction(b"r" * 32, (), output_vector([(1, b"x")]))
+        parent = UtxoTransaction(b"a" * 32, (outpoint(root.txid, 0),), output_vector([(1, b"y")]))
+        waiting = UtxoTransaction(b"b" * 32, (outpoint(parent.txid, 0),), output_vector([(1, b"z")]))
+        other = UtxoTransaction(b"c" * 32, waiting.spends, waiting.outputs)
+        async with self.open_store(tmp_path) as store:
+            await store.spend_and_create([root, parent, waiting], 1)
+            for height, tx in enumerate((root, parent), start=1):
+                await store.assign_bundle(tx.txid, tx.txid)
+                await store.set_mined(block_at(height), [tx.txid])
+            assert await store.prune(100_000) == 1, "the root alone: a mined transaction spent it"
+            assert await store.known([root.txid, parent.txid, waiting.txid]) == [False, True, True]
+            await store.remove([waiting])
+            assert await store.spend_and_create([other], 100_000) == [None]
+            await store.assign_bundle(other.txid, other.txid)
+            await store.set_mined(block_at(100_000), [other.txid])
+            assert await store.prune(100_000 + 288) == 1
+            assert await store.known([parent.txid, other.txid]) == [False, True]
+
     async def test_locked_until_unlocked(self, tmp_path: Path) -> None:
         root = UtxoTransaction(b"r" * 32, (), output_vector([(1, b"x")]), locked=True)
         child = UtxoTransaction(b"c" * 32, (outpoint(root.txid, 0),), output_vector([(1, b"y")]))
