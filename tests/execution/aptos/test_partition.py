@@ -18,6 +18,7 @@ np = pytest.importorskip("numpy")
 from nodewright_aptos.partition import PARTITIONERS, Access, Partition, figures, inner, loops, messages, partition
 from nodewright_aptos.partition.fanout import Step, cap_of, powers, search
 from nodewright_aptos.partition.hypergraph import hypergraph
+from nodewright_aptos.partition.measures import LATENCY
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -129,7 +130,22 @@ def test_messages_and_figures_are_what_a_naive_count_finds(access: Access, shard
     assert told["fanout"] == pytest.approx(naive_fanout(access, made))
     sizes = [len(block) for block in made.sub_blocks()]
     assert told["imbalance"] == pytest.approx(max(sizes) * shards / max(len(access), 1))
+    assert told["span"] == pytest.approx(naive_span(access, made) * shards / max(len(access), 1))
     assert (told["message_chain"] > 0) == (len(found) > 0)
+
+
+def naive_span(access: Access, made: Partition) -> int:
+    """Ends of transactions, each looked up among all before it."""
+    rows, order = rows_of(access), made.order.tolist()
+    ends: list[int] = []
+    for at, one in enumerate(order):
+        begins = max((ends[before] for before in range(at) if made.shard[order[before]] == made.shard[one]), default=0)
+        for key in rows[one][1]:
+            writers = [before for before in range(at) if key in rows[order[before]][2]]
+            if writers and made.shard[order[writers[-1]]] != made.shard[one]:
+                begins = max(begins, ends[writers[-1]] + LATENCY)
+        ends.append(begins + 1)
+    return max(ends, default=0)
 
 
 def test_a_chain_is_the_messages_that_wait_for_each_other() -> None:

@@ -47,6 +47,7 @@ def test_partitioners_are_compared(tmp_path: Path) -> None:
         assert fanout["fanout"] < min(components["fanout"], in_turn["fanout"])
         assert fanout["cross_shard_messages"] < min(components["cross_shard_messages"], in_turn["cross_shard_messages"])
         assert fanout["imbalance"] < 1.05
+        assert fanout["span"] < min(components["span"], in_turn["span"])
         assert in_turn["rounds"] == fanout["rounds"] == 1 < components["rounds"]
     for word in ("fanout", "components", "round-robin", "imbalance"):
         assert word in result.output

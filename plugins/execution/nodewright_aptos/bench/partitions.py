@@ -16,6 +16,7 @@ from nodewright.kernels.switch import warm_up
 from nodewright_aptos.bench import workloads
 from nodewright_aptos.bench.plan import Plan, Progress
 from nodewright_aptos.partition import KERNELS, PARTITIONERS, Access, figures, partition
+from nodewright_aptos.partition.measures import LATENCY
 
 Array = Any
 
@@ -26,6 +27,7 @@ COLUMNS = (
     ("fanout", "fanout", "{:.3f}"),
     ("cross_shard_messages", "messages", "{:,.0f}"),
     ("message_chain", "chain", "{:,.0f}"),
+    ("span", "span", "{:.2f}"),
     ("imbalance", "imbalance", "{:.3f}"),
     ("rounds", "rounds", "{:,.0f}"),
     ("last_round", "last round", "{:,.0f}"),
@@ -33,8 +35,10 @@ COLUMNS = (
 )
 EXPLAIN = (
     "fanout: shards that an account is touched in, mean over those that two senders or more touch; messages: values that",
-    "one shard must send another, of a block; chain: how many of them wait for each other at most; imbalance: transactions",
-    "of the largest shard / mean; last round: transactions left to the last of several rounds; CPU: of dividing, ordering.",
+    "one shard must send another, of a block; chain: how many of them wait for each other at most; span: how long a block",
+    f"would take, over that without any waiting and all shards even, if a message took as long as {LATENCY} transactions;",
+    "imbalance: transactions of the largest shard / mean; last round: transactions left to the last of several rounds;",
+    "CPU: of dividing and ordering.",
 )
 
 

@@ -3,11 +3,11 @@
 - ``model``: ``Access`` (what a block touches, in columns), ``Partition`` (shard, order, rounds), ``Messages``.
 - ``declared``: the columns of transactions whose functions declare their keys.
 - ``hypergraph``: senders as vertices, keys that two or more of them touch as hyperedges.
-- ``fanout``: probabilistic fanout and its local search; ``ordering``: minority shards first.
+- ``fanout``: probabilistic fanout and its local search, which ``groups`` begins; ``ordering``: minority shards first.
 - ``baselines``: connected components, round-robin.
-- ``measures``: messages between shards, fanout, imbalance.
-- ``loops``: the inner loops, plain; ``kernels``: the same, compiled (``nodewright.kernels.warm_up(KERNELS)``). Plain ones
-  give the same result and take a hundred times as long.
+- ``measures``: messages between shards, fanout, span, imbalance.
+- ``loops`` (``blockloops``, ``searchloops``): the inner loops, plain; ``kernels``: the same, compiled
+  (``nodewright.kernels.warm_up(KERNELS)``). Plain ones give the same result and take many times as long.
 
 What is here needs numpy. Nothing here executes anything.
 """

@@ -39,4 +39,5 @@ owned_round = _compiled(
     loops.owned_round, _L, _LONGS, _LONGS, _INTS, *_ACCESS, _LONGS, _INT_TABLE, _LONGS, _LONGS, _L, _INTS, _LONGS
 )
 messages = _compiled(loops.messages, _L, _LONGS, _INTS, *_ACCESS, _LONGS, _LONG_TABLE, _LONGS, _LONG_TABLE)
+span = _compiled(loops.span, _L, _LONGS, _INTS, *_ACCESS, _LONGS, _LONGS, _LONGS, _L)
 spread = _compiled(loops.spread, _L, _INTS, _LONGS, _LONGS, _LONG_TABLE)

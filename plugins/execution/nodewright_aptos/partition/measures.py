@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from nodewright_aptos.partition.hypergraph import Hypergraph, hypergraph
 from nodewright_aptos.partition.inner import inner
 from nodewright_aptos.partition.model import Access, Array, Messages, Partition
+
+# Of a message, in transactions: some milliseconds, where one takes some tens of microseconds.
+LATENCY: Final = 100
 
 
 def messages(access: Access, partition: Partition) -> Messages:
@@ -40,11 +43,30 @@ def _walk(access: Access, partition: Partition, room: int, table: Array = None) 
     return int(count), int(hops.max(initial=0))
 
 
+def _span(access: Access, partition: Partition) -> int:
+    return int(
+        inner().span(
+            partition.order,
+            partition.shard,
+            access.read_starts,
+            access.reads,
+            access.write_starts,
+            access.writes,
+            np.zeros(partition.shards, np.int64),
+            np.zeros(access.key_count, np.int64),
+            np.full(access.key_count, -1, np.int64),
+            LATENCY,
+        )
+    )
+
+
 def figures(access: Access, partition: Partition, graph: Hypergraph | None = None) -> dict[str, Any]:
     """``graph`` where the caller has it already.
 
     - ``fanout``: shards that a key is touched in, mean over the keys that two or more senders touch;
     - ``cross_shard_messages``: as ``messages`` has them; ``message_chain``: most of them that wait for each other;
+    - ``span``: how long the block takes, each shard running its transactions in order and one after another and messages
+      taking as long as ``LATENCY`` of them, over what it would take if no shard ever waited and all had as many;
     - ``imbalance``: transactions of the largest shard over the mean;
     - ``rounds``, and ``last_round``: transactions in the last of them, 0 where there is but one.
     """
@@ -62,6 +84,7 @@ def figures(access: Access, partition: Partition, graph: Hypergraph | None = Non
         "fanout": places / max(graph.edges, 1),
         "cross_shard_messages": count,
         "message_chain": chain,
+        "span": _span(access, partition) * partition.shards / max(len(access), 1),
         "imbalance": float(sizes.max()) * partition.shards / max(len(access), 1),
         "rounds": rounds,
         "last_round": int((partition.rounds == rounds - 1).sum()) if rounds > 1 else 0,
