@@ -1,10 +1,13 @@
-"""The executor ``block-stm``: any transactions by ``coordinator``, in batches on threads or worker processes.
+"""The executor ``block-stm``: runs of native transfers by the kernel (``native``), all others by ``coordinator``, in
+batches on threads or worker processes.
 
 Python threads share one lock: threads run side by side what releases it (hashes, signatures, kernels), processes whatever
 there is, for the price of carrying state and outputs over a pipe. docs/performance.md says what either is worth.
 
+A block is taken in stretches of the one and of the other kind, each on the state that those before it left.
+
 Options (``execution.executor_options``): ``workers`` (2), ``placement`` (``threads`` or ``processes``), ``batch`` (64)
-transactions a worker is given at once.
+transactions a worker is given at once, ``native`` (true) for the kernel where numba is there.
 """
 
 from __future__ import annotations
@@ -13,12 +16,16 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
+import trio
 from attrs import define
 
 from nodewright.errors import ConfigurationError
 from nodewright.interfaces.environment import Environment
 from nodewright_aptos.blockstm.coordinator import Coordinator, Worker
+from nodewright_aptos.blockstm.native import KERNELS, NativeRuns, Overlay, stretches_of
 from nodewright_aptos.blockstm.speculate import Answer, Item, speculate
+from nodewright_aptos.columnar.calls import read_call
+from nodewright_aptos.columnar.executor import keys_of
 from nodewright_aptos.executors import WORTH_A_HOP, Base, Executor
 from nodewright_aptos.functions import Functions
 from nodewright_aptos.state import BlockEnvironment, Output
@@ -34,6 +41,7 @@ class Options:
     workers: int = 2
     placement: str = "threads"
     batch: int = 64
+    native: bool = True
 
 
 def read_options(options: Mapping[str, Any]) -> Options:
@@ -45,8 +53,13 @@ def read_options(options: Mapping[str, Any]) -> Options:
             most = _MAX_WORKERS if name == "workers" else _MAX_BATCH
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
                 raise ConfigurationError(f"{where}.{name}: {value!r} is not a number from 1 to {most}")
+        elif name == "native":
+            if not isinstance(value, bool):
+                raise ConfigurationError(f"{where}.native: {value!r} is neither true nor false")
         elif name != "placement":
-            raise ConfigurationError(f"{where}.{name}: block-stm has no such option; it has workers, placement and batch")
+            raise ConfigurationError(
+                f"{where}.{name}: block-stm has no such option; it has workers, placement, batch and native"
+            )
         elif value not in PLACEMENTS:
             raise ConfigurationError(f"{where}.placement: {value!r} is not one of {', '.join(PLACEMENTS)}")
         setattr(known, name, value)
@@ -78,20 +91,40 @@ class BlockStmExecutor:
         self._options = options
         self._local = ThreadWorker(functions, environment)
         self._workers: list[Worker] = list(workers) or [self._local] * options.workers
-        self.executions = self.aborts = self.suspensions = self.transactions = 0
+        self._native = NativeRuns(environment, options.workers) if options.native else None
+        self.executions = self.aborts = self.suspensions = self.transactions = self.in_kernel = 0
 
     async def run(self, base: Base, transactions: Sequence[UserTransaction], block: BlockEnvironment) -> Sequence[Output]:
+        self.transactions += len(transactions)
+        native = self._native
+        if native is None or not native.ready:
+            return await self._general(base, transactions, block)
+        calls = [read_call(transaction, self._functions) for transaction in transactions]
+        stretches = stretches_of(calls)
+        if not any(fits for fits, _, _ in stretches):
+            return await self._general(base, transactions, block)
+        await base.load(keys_of(self._functions, transactions, calls))
+        run = native.begin(self._functions, base, block, calls)
+        for fits, begin, end in stretches:
+            if fits:
+                self.in_kernel += await native.run(run, base, transactions[:end])
+            else:
+                run.accept(await self._general(Overlay(base, run.read), transactions[begin:end], block))
+        return run.outputs
+
+    async def _general(
+        self, base: Base, transactions: Sequence[UserTransaction], block: BlockEnvironment
+    ) -> Sequence[Output]:
         workers = self._workers if len(transactions) > WORTH_A_HOP else [self._local]
         batch = max(1, min(self._options.batch, len(transactions) // (2 * len(workers))))
         coordinator = Coordinator(self._functions, base, transactions, block, self._local, batch)
         try:
             return await coordinator.outputs(workers)
         finally:
-            self._note(coordinator, len(transactions))
+            self._note(coordinator)
 
-    def _note(self, coordinator: Coordinator, count: int) -> None:
+    def _note(self, coordinator: Coordinator) -> None:
         run = coordinator.run
-        self.transactions += count
         self.executions += run.executions
         self.aborts += run.aborts
         self.suspensions += run.suspensions
@@ -107,20 +140,22 @@ class BlockStmExecutor:
             self._workers = [self._local]
 
     def figures(self) -> dict[str, Any]:
-        """For a benchmark: incarnations run, aborted and suspended, for each transaction."""
+        """For a benchmark: incarnations run, aborted and suspended, for each transaction; and the part of them that ran in
+        the kernel."""
         count = max(self.transactions, 1)
-        return {
-            "executions_per_tx": self.executions / count,
-            "aborts_per_tx": self.aborts / count,
-            "suspensions_per_tx": self.suspensions / count,
-        }
+        told = [self.executions, self.aborts, self.suspensions]
+        if self._native is not None:
+            told = [one + other for one, other in zip(told, self._native.told(), strict=True)]
+        names = ("executions_per_tx", "aborts_per_tx", "suspensions_per_tx")
+        figures = {name: one / count for name, one in zip(names, told, strict=True)}
+        return {**figures, "in_kernel": self.in_kernel / count}
 
 
 @asynccontextmanager
 async def open_executor(
     functions: Functions, environment: Environment, options: Mapping[str, Any]
 ) -> AsyncIterator[Executor]:
-    """Raises ConfigurationError."""
+    """Raises ConfigurationError. Yields at once: the kernel is used when it is compiled."""
     known = read_options(options)
     async with AsyncExitStack() as stack:
         workers: Sequence[Worker] = ()
@@ -128,4 +163,10 @@ async def open_executor(
             from nodewright_aptos.blockstm.processes import open_processes
 
             workers = await stack.enter_async_context(open_processes(functions, environment, known.workers))
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        if known.native:
+            from nodewright.kernels.plugin import warm_up_kernels
+
+            nursery.start_soon(warm_up_kernels, environment, *KERNELS)
         yield BlockStmExecutor(functions, environment, known, workers)
+        nursery.cancel_scope.cancel()

@@ -64,8 +64,8 @@ class ColumnarExecutor:
 
     async def run(self, base: Base, transactions: Sequence[UserTransaction], block: BlockEnvironment) -> Sequence[Output]:
         calls = [read_call(transaction, self._functions) for transaction in transactions]
-        await base.load(_keys(self._functions, transactions, calls))
-        run = _Run(self._functions, base.get, block, self._statuses, calls)
+        await base.load(keys_of(self._functions, transactions, calls))
+        run = ColumnarRun(self._functions, base.get, block, self._statuses, calls)
         while len(run.outputs) < len(transactions):
             try:
                 await self._environment.offload(run.all, transactions)
@@ -74,8 +74,8 @@ class ColumnarExecutor:
         return run.outputs
 
 
-class _Run(SequentialRun):
-    """The whole block; ``all`` goes on where it stopped."""
+class ColumnarRun(SequentialRun):
+    """``all`` goes on where it stopped: to the end of the block's transactions, or of as many as it is given."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class _Run(SequentialRun):
         while (position := len(self.outputs)) < len(transactions):
             rows = Rows(self)
             fitting: list[Read] = []
-            piece = slice(position, position + MAX_RUN)
+            piece = slice(position, min(position + MAX_RUN, len(transactions)))
             for transaction, call in zip(transactions[piece], self._calls[piece], strict=True):
                 if call is None or not rows.take(transaction.sender, call[1] or transaction.sender):
                     break
@@ -139,8 +139,12 @@ class _Run(SequentialRun):
         addresses = np.frombuffer(bytearray(b"".join(rows.number)), np.uint8).reshape(-1, 32)
         results = np.zeros((count, layout.RESULT), np.uint64)
         snapshots = np.empty((count, 2 * layout.ROW_BYTES), np.uint8)
-        kernels.execute(table, states, max(self._block.seconds, 0), addresses, results, snapshots)
+        self._execute(kernels, table, states, addresses, results, snapshots)
         self._take(transactions, calls, results.tolist(), snapshots.tobytes())
+
+    def _execute(self, kernels: ModuleType, table: Any, states: Any, addresses: Any, results: Any, snapshots: Any) -> None:
+        """What ``runkernels.execute`` leaves in these arrays."""
+        kernels.execute(table, states, max(self._block.seconds, 0), addresses, results, snapshots)
 
     def _take(
         self, transactions: Sequence[UserTransaction], calls: Sequence[Read], results: list[list[int]], snapshots: bytes
@@ -221,7 +225,9 @@ class _Run(SequentialRun):
         return known
 
 
-def _keys(functions: Functions, transactions: Sequence[UserTransaction], calls: Sequence[Read | None]) -> dict[bytes, None]:
+def keys_of(
+    functions: Functions, transactions: Sequence[UserTransaction], calls: Sequence[Read | None]
+) -> dict[bytes, None]:
     """As ``declared_keys``, said in fewer words for those that fit."""
     others: list[UserTransaction] = []
     addresses: dict[bytes, None] = {}
