@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import trio
 
+from nodewright.testing.environment import LocalEnvironment
 from nodewright.testing.transport_kit import KIT_LIMITS
 from nodewright.transport import bans
+from nodewright.transport.hub import PeerHub
 
 PEER, OTHER = b"\x07" * 32, b"\x08" * 32
 
@@ -59,3 +61,15 @@ def test_what_is_kept_is_bounded(tmp_path: Path) -> None:
     assert len(kept) == bans.MAX_BANS
     assert min(kept.values()) == 5.0
     assert KIT_LIMITS.ban_seconds > 0
+
+
+def test_strangers_with_many_keys_fill_no_memory(tmp_path: Path) -> None:
+    hub = PeerHub(b"n" * 32, LocalEnvironment(tmp_path))
+    for number in range(bans.MAX_BANS + 50):
+        hub.ban(number.to_bytes(32, "big"), 1000 + number, "a lie")
+    kept = hub.banned()
+    assert len(kept) == bans.MAX_BANS and (49).to_bytes(32, "big") not in kept
+    assert hub.refusal((50).to_bytes(32, "big"), inbound=True) == "banned"
+    assert hub.refusal((49).to_bytes(32, "big"), inbound=True) is None
+    hub.ban(PEER, -1, "over already")
+    assert hub.refusal(PEER, inbound=True) is None

@@ -6,7 +6,8 @@ Invariants:
 - At most one session per node key. Of two connections between the same two nodes the one dialled by the smaller key
   stays; of two dialled by the same side, the newer.
 - The ``events`` of one reader alternate PeerUp and PeerDown for each peer.
-- A banned peer has no session and is given none until its ban is over.
+- A banned peer has no session and is given none until its ban is over. At most ``bans.MAX_BANS`` are remembered, those
+  that end last.
 - What others take leaves the peers that this node dials their room: ``max_peers`` bounds those that dialled it, of one
   host ``max_inbound_per_host``; where all is taken, one of them that never sent anything of its own gives way to the next.
 """
@@ -160,6 +161,8 @@ class PeerHub:
 
     def ban(self, peer: bytes, seconds: float, reason: str) -> None:
         self._banned[peer] = self.environment.now() + seconds
+        if len(self._banned) > bans.MAX_BANS:
+            del self._banned[min(self._banned, key=self._banned.__getitem__)]
         self._bans_changed.set()
         self.log.warning("peer banned", peer=peer.hex(), seconds=seconds, reason=reason)
         session = self._sessions.get(peer)
@@ -244,7 +247,7 @@ class PeerHub:
         """Why a connection to this key is not wanted now, or None."""
         if peer == self.node_id:
             return ITSELF
-        if peer in self.banned():
+        if self._banned.get(peer, 0.0) > self.environment.now():
             return "banned"
         if self._allow and peer not in self._allow:
             return f"the node key {peer.hex()} is not in the allow list"
