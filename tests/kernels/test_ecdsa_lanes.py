@@ -183,6 +183,32 @@ def test_one_representative_of_any_limbs(lanes, limbs, lane):
     )
 
 
+SCALARS = st.one_of(
+    st.integers(1, ORDER - 1),
+    st.sampled_from([1, 2, ORDER - 1, ORDER - 2, 2**128, 2**128 - 1, 2**255, (ORDER + 1) // 2, 2**256 - ORDER]),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 2**256 - 1) | SCALARS, SCALARS, SCALARS), min_size=1, max_size=6))
+def test_scalars_are_those_of_whole_numbers(lanes, items):
+    scalars = importlib.import_module("nodewright.kernels.compiled.scalars256k1")
+    digests = b"".join(z.to_bytes(32, "big") for z, _, _ in items)
+    numbers = b"".join(r.to_bytes(32, "big") + s.to_bytes(32, "big") for _, r, s in items)
+    columns = np.frombuffer(digests, np.uint8), np.frombuffer(bytearray(numbers), np.uint8).reshape(-1, 64)
+    found = scalars.split(*columns).tobytes()
+    for at, (z, r, s) in enumerate(items):
+        own = found[scalars.SCALARS * at :][: scalars.SCALARS]
+        inverse = pow(s, -1, ORDER)
+        assert int.from_bytes(own[:32], "little") == z * inverse % ORDER
+        low, high = (
+            int.from_bytes(own[begin : begin + 17], "little") * (-1 if own[sign] else 1)
+            for begin, sign in ((32, 66), (49, 67))
+        )
+        assert (low + high * lanes.LAMBDA - r * inverse) % ORDER == 0
+        assert max(abs(low), abs(high)) < 2**129
+
+
 EXTREMES = st.one_of(st.integers(-(9 << 42), 9 << 42), st.sampled_from([-(9 << 42), 9 << 42, (1 << 43) - 1, -(1 << 42)]))
 
 

@@ -9,8 +9,7 @@ whatever this has no formula for: keys that are not compressed, a sum of equal o
 that stands for R + order.
 
 Invariants
-- The four lanes share instructions and never values. The inverses of a batch's S are one inversion (Montgomery's trick),
-  of numbers that are not zero modulo a prime.
+- The four lanes share instructions and never values.
 - Whatever the bytes are, all numbers keep the bounds of ``lanes256k1``: these do not depend on points being on the curve.
 """
 
@@ -43,35 +42,25 @@ from nodewright.kernels.compiled.lanes256k1 import (
     square,
     subtract,
 )
+from nodewright.kernels.compiled.scalars256k1 import LAMBDA, ORDER, ORDER_BYTES, SCALARS, split
 from nodewright.kernels.compiled.sha256 import BYTES
 from nodewright.kernels.compiled.signatures import lax_der
 from nodewright.kernels.compiled.tools import njit, types
 
-ORDER: Final = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 BETA: Final = 0x7AE96A2B657C07106E64479EAC3434E99CF0497512F58995C1396C28719501EE
-LAMBDA: Final = 0x5363AD4CC05C30E0A5261C028812645A122E22EA20816678DF02967C1B23BD72
 BASE: Final = (
     0x79BE667EF9DCBBAC55A06295CE870B07029BFCDB2DCE28D959F2815B16F81798,
     0x483ADA7726A3C4655DA4FBFC0E1108A8FD17B448A68554199C47D08FFB10D4B8,
 )
-# Short vectors (a, b) with a + b lambda = 0 modulo the order: (A1, -B1) and (A2, A1).
-A1: Final = 0x3086D221A7D46BCDE86C90E49284EB15
-B1: Final = 0xE4437ED6010E88286F547FA90ABFE4C3
-A2: Final = 0x114CA50F7A8E2F3F657C1108D9D44CFD8
-_FIRST: Final = ((A1 << 384) + ORDER // 2) // ORDER
-_SECOND: Final = ((B1 << 384) + ORDER // 2) // ORDER
-_HALF: Final = 1 << 383
-
 _MULTIPLES: Final = 8  # of the key in its table; digits of its halves go from -7 to 8
 _WINDOWS: Final = 33  # of four bits
 _SHARED: Final = 2048  # multiples of the base point; digits go from -2047 to 2048
 _SHARED_WINDOWS: Final = 11  # of twelve bits
-SCALARS: Final = 68  # bytes of one item: u 32, halves of v 17 each, their signs 1 each
 
 ADDRESS = types.uintp
 SPACE = types.float64[::1]
 DIGITS = types.int64[:, :, ::1]
-__all__ = ["WORTH_IT", "check_lanes", "split", "verify"]
+__all__ = ["LAMBDA", "ORDER", "WORTH_IT", "check_lanes", "verify"]
 
 
 # --- constants --------------------------------------------------------------------------------------------------------
@@ -447,27 +436,6 @@ def numbers_of(signatures: Any, starts: Any, ends: Any, order: Any, numbers: Any
                 out[item] = 0
 
 
-def split(digests: Sequence[bytes], numbers: bytes, chosen: Sequence[int]) -> bytes:
-    """For each of the items ``chosen``, one after the other: u, the absolute values of the halves of v, and their signs."""
-    read = int.from_bytes
-    wholes = [read(numbers[64 * item + 32 : 64 * item + 64]) for item in chosen]
-    before = list(accumulate(wholes, lambda left, right: left * right % ORDER, initial=1))
-    inverse = pow(before.pop(), -1, ORDER)
-    pieces = []
-    for item, s, product in zip(reversed(chosen), reversed(wholes), reversed(before), strict=True):
-        own = inverse * product % ORDER
-        inverse = inverse * s % ORDER
-        v = own * read(numbers[64 * item : 64 * item + 32]) % ORDER
-        first, second = (v * _FIRST + _HALF) >> 384, (v * _SECOND + _HALF) >> 384
-        low, high = v - first * A1 - second * A2, first * B1 - second * A1
-        u = own * read(digests[item]) % ORDER
-        word = u | abs(low) << 256 | abs(high) << 392 | (low < 0) << 528 | (high < 0) << 536
-        pieces.append(word.to_bytes(SCALARS, "little"))
-    pieces.reverse()
-    return b"".join(pieces)
-
-
-ORDER_BYTES: Final = np.frombuffer(ORDER.to_bytes(32, "big"), np.uint8)
 _ZERO: Final = np.zeros(1, np.int64)
 
 
@@ -482,10 +450,17 @@ def verify(keys: Sequence[bytes], digests: Sequence[bytes], signatures: Sequence
     chosen = np.nonzero(answers)[0]
     if not len(chosen):
         return out
+    if len(chosen) == len(keys):
+        check(b"".join(keys), b"".join(digests), numbers, answers)
+        return out
     items = chosen.tolist()
-    scalars = np.frombuffer(split(digests, numbers.tobytes(), items), np.uint8)
-    own = np.frombuffer(b"".join([keys[item] for item in items]), np.uint8)
     found = np.ones(len(items), np.uint8)
-    check_lanes(own, numbers[chosen].ravel(), scalars, SHARED_TABLE, CONSTANTS, P_BYTES, found)
+    check(b"".join([keys[item] for item in items]), b"".join([digests[item] for item in items]), numbers[chosen], found)
     answers[chosen] = found
     return out
+
+
+def check(keys: bytes, digests: bytes, numbers: Any, found: Any) -> None:
+    """Columns of 33, 32 and 64 bytes an item; every R and S is from 1 to the order. ``found`` (ones) gets the answers."""
+    scalars = split(np.frombuffer(digests, np.uint8), numbers)
+    check_lanes(np.frombuffer(keys, np.uint8), numbers.reshape(-1), scalars, SHARED_TABLE, CONSTANTS, P_BYTES, found)
