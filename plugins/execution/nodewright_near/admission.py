@@ -13,7 +13,7 @@ from attrs import define
 
 from nodewright.interfaces.common import Admission, Admitted, Refused
 from nodewright.interfaces.execution import Candidate, Limits, Selection
-from nodewright_near.accounts import FULL_ACCESS, NONCES_PER_BLOCK, AccessKey, Account, access_key_key, account_key
+from nodewright_near.accounts import FULL_ACCESS, NONCES_PER_BLOCK, AccessKey, Account, account_key
 from nodewright_near.borsh import Malformed
 from nodewright_near.checks import charge, check_form, missing_storage_stake
 from nodewright_near.errors import Refusal
@@ -65,17 +65,17 @@ class Signers:
     keys: dict[Slot, AccessKey | None]
 
     @staticmethod
-    async def read(view: View, slots: Iterable[Slot]) -> Signers:
+    async def read(view: View, transactions: Iterable[SignedTransaction]) -> Signers:
         signers = Signers({}, {})
-        await signers.read_more(view, slots)
+        await signers.read_more(view, transactions)
         return signers
 
-    async def read_more(self, view: View, slots: Iterable[Slot]) -> None:
+    async def read_more(self, view: View, transactions: Iterable[SignedTransaction]) -> None:
         """Of those that are not here yet."""
         here = self.keys
-        wanted_keys = [slot for slot in dict.fromkeys(slots) if slot not in here]
-        names = list({name: None for name, _ in wanted_keys if name not in self.accounts})
-        rows = await view.values([*map(account_key, names), *(access_key_key(name, key) for name, key in wanted_keys)])
+        wanted_keys = {one.slot: one.transaction.signer_id for one in transactions if one.slot not in here}
+        names = [name for name in dict.fromkeys(wanted_keys.values()) if name not in self.accounts]
+        rows = await view.values([*map(account_key, names), *wanted_keys])
         for name, row in zip(names, rows, strict=False):
             self.accounts[name] = None if row is None else Account.decode(row)
         for slot, row in zip(wanted_keys, rows[len(names) :], strict=True):
@@ -108,19 +108,19 @@ class Admitter:
     def admit(
         self,
         signed: SignedTransaction,
-        slot: Slot,
         shard: int,
         signers: Signers,
         setting: Setting,
     ) -> Admission:
-        """Against the state and what is reserved; reserves. ``slot``: its signer and key, ``shard``: the signer's."""
-        transaction, reserved = signed.transaction, self.reservations
-        account, key = signers.accounts[slot[0]], signers.keys[slot]
-        owed = reserved.owed.get(slot[0], 0)
+        """Against the state and what is reserved; reserves. ``shard``: the signer's."""
+        transaction, slot, reserved = signed.transaction, signed.slot, self.reservations
+        signer = transaction.signer_id
+        account, key = signers.accounts[signer], signers.keys[slot]
+        owed = reserved.owed.get(signer, 0)
         actions, nonce = transaction.actions, transaction.nonce
         # What ``charge`` would say of the frequent case, without making what is left.
         if len(actions) == 1 and type(actions[0]) is Transfer and account is not None and key is not None:
-            own = transaction.receiver_id == slot[0]
+            own = transaction.receiver_id == signer
             total = setting.price.paid[own] + actions[0].deposit
             left = account.amount - owed - total
             if (
@@ -132,7 +132,7 @@ class Admitter:
                 and not setting.closed
                 and reserved.holder(slot, nonce) is None
             ):
-                reserved.add(signed, total, shard, slot)
+                reserved.add(signed, total, shard)
                 return Admitted(signed.id, signed.raw, setting.price.burnt[own], shard=shard)
         try:
             cost = transaction_cost(self.parameters, transaction, setting.gas_price)
@@ -151,19 +151,19 @@ class Admitter:
         if holder is not None:
             clash = Refusal("InvalidNonce", tx_nonce=nonce, ak_nonce=nonce)
             return Refused(clash.innermost, str(clash), "conflict", signed.id, {"error": clash.value, "winner": holder})
-        reserved.add(signed, cost.total, shard, slot)
+        reserved.add(signed, cost.total, shard)
         return Admitted(signed.id, signed.raw, fee=cost.burnt_amount, shard=shard)
 
 
 def by_nonce(candidates: Sequence[Candidate], reservations: Reservations) -> list[Candidate]:
     """The same candidates; those of one key change places so that their nonces rise."""
-    last: dict[tuple[str, bytes], int] = {}
-    mixed: set[tuple[str, bytes]] = set()
+    last: dict[Slot, int] = {}
+    mixed: set[Slot] = set()
     by_id = reservations.by_id
     for candidate in candidates:
         held = by_id.get(candidate.id)
         if held is not None:
-            slot, nonce = held.slot, held.signed.transaction.nonce
+            slot, nonce = held.signed.slot, held.signed.transaction.nonce
             if last.get(slot, -1) > nonce:
                 mixed.add(slot)
             last[slot] = nonce
@@ -176,15 +176,15 @@ def by_nonce(candidates: Sequence[Candidate], reservations: Reservations) -> lis
 def _reorder(
     ordered: list[Candidate],
     candidates: Sequence[Candidate],
-    mixed: Collection[tuple[str, bytes]],
+    mixed: Collection[Slot],
     reservations: Reservations,
 ) -> None:
-    places: dict[tuple[str, bytes], list[int]] = {}
+    places: dict[Slot, list[int]] = {}
     nonces: dict[int, int] = {}
     for index, candidate in enumerate(candidates):
         held = reservations.by_id.get(candidate.id)
-        if held is not None and held.slot in mixed:
-            places.setdefault(held.slot, []).append(index)
+        if held is not None and held.signed.slot in mixed:
+            places.setdefault(held.signed.slot, []).append(index)
             nonces[index] = held.signed.transaction.nonce
     for slots in places.values():
         for place, index in zip(slots, sorted(slots, key=nonces.__getitem__), strict=True):
@@ -223,8 +223,8 @@ def select(
         if held is None:
             rejected[candidate.id] = "its nonce was used by another transaction"
             continue
-        transaction, slot = held.signed.transaction, held.slot
-        signer = slot[0]
+        transaction, slot = held.signed.transaction, held.signed.slot
+        signer = transaction.signer_id
         account, key = accounts[signer], keys[slot]
         actions = transaction.actions
         if len(actions) == 1 and type(actions[0]) is Transfer and account is not None and key is not None:

@@ -177,23 +177,22 @@ class NearEngine:
         fresh = [one for one in read if isinstance(one, SignedTransaction)]
         good = await self._signed(fresh)
         shards = [self._admitter.shard(signed) for signed in fresh]
-        slots = [(signed.transaction.signer_id, signed.transaction.public_key) for signed in fresh]
         views = {}
         for shard in set(shards):
             kept = self.shards.get(shard)
             view = None if kept is None else kept.view_near(head.id)
             if view is not None:
-                mine = [slot for slot, place in zip(slots, shards, strict=True) if place == shard]
+                mine = [signed for signed, place in zip(fresh, shards, strict=True) if place == shard]
                 views[shard] = await Signers.read(view, mine)
         price = TransferPrice.of(self.rules.parameters, self.gas_price)
         setting = Setting(self.gas_price, price, head.height + 1, self._closed())
         answers: list[Admission] = []
-        places, admit, reserved = iter(zip(good, slots, shards, strict=True)), self._admitter.admit, self.reservations.by_id
+        places, admit, reserved = iter(zip(good, shards, strict=True)), self._admitter.admit, self.reservations.by_id
         for one in read:
             if type(one) is not SignedTransaction:
                 answers.append(one)  # type: ignore[arg-type]
                 continue
-            signature, slot, shard = next(places)
+            signature, shard = next(places)
             signers = views.get(shard)
             if not signature:
                 answers.append(refused(Refusal("InvalidSignature"), one.id))
@@ -202,7 +201,7 @@ class NearEngine:
             elif one.id in reserved:  # twice in one call
                 answers.append(Admitted(one.id, one.raw, known=True, shard=shard))
             else:
-                answers.append(admit(one, slot, shard, signers, setting))
+                answers.append(admit(one, shard, signers, setting))
         return answers
 
     def _closed(self) -> dict[int, float]:
@@ -246,7 +245,7 @@ class NearEngine:
         while ordered and len(chosen) < limits.max_count:
             count = first_of(parameters, limits, gas)
             first, ordered = ordered[:count], ordered[count:]
-            held = [known.slot for one in first if (known := self.reservations.by_id.get(one.id)) is not None]
+            held = [known.signed for one in first if (known := self.reservations.by_id.get(one.id)) is not None]
             await signers.read_more(view, held)
             left = evolve(limits, max_count=limits.max_count - len(chosen), max_bytes=room)
             part, gas = select(parameters, first, self.reservations, signers, self.gas_price, height, left, gas)

@@ -14,7 +14,7 @@ from attrs import define
 
 from nodewright_near.transactions import SignedTransaction
 
-Slot = tuple[str, bytes]
+Slot = bytes  # ``SignedTransaction.slot``
 
 
 @define
@@ -22,7 +22,6 @@ class Reservation:
     signed: SignedTransaction
     cost: int
     shard: int
-    slot: Slot
 
 
 class Reservations:
@@ -38,9 +37,10 @@ class Reservations:
         held = self.nonces.get(slot)
         return held.get(nonce) if held is not None else None
 
-    def add(self, signed: SignedTransaction, cost: int, shard: int, slot: Slot) -> None:
-        id, signer, nonce = signed.id, slot[0], signed.transaction.nonce
-        self.by_id[id] = Reservation(signed, cost, shard, slot)
+    def add(self, signed: SignedTransaction, cost: int, shard: int) -> None:
+        id, transaction, slot = signed.id, signed.transaction, signed.slot
+        signer, nonce = transaction.signer_id, transaction.nonce
+        self.by_id[id] = Reservation(signed, cost, shard)
         nonces = self.nonces.get(slot)
         if nonces is None:
             self.nonces[slot] = {nonce: id}
@@ -58,16 +58,16 @@ class Reservations:
             if reservation is None:
                 continue
             dropped.append(id)
-            slot = reservation.slot
-            nonces = self.nonces[slot]
-            del nonces[reservation.signed.transaction.nonce]
+            slot, transaction = reservation.signed.slot, reservation.signed.transaction
+            signer, nonces = transaction.signer_id, self.nonces[slot]
+            del nonces[transaction.nonce]
             if not nonces:
                 del self.nonces[slot]
-            left = self.owed[slot[0]] - reservation.cost
+            left = self.owed[signer] - reservation.cost
             if left:
-                self.owed[slot[0]] = left
+                self.owed[signer] = left
             else:
-                del self.owed[slot[0]]
+                del self.owed[signer]
         self.in_order = self.in_order or not self.by_id
         return dropped
 

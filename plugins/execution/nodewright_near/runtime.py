@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 from attrs import define, field, frozen
 
 from nodewright.interfaces.verifier import Verifier
-from nodewright_near.accounts import access_key_key, account_key, delayed_key
+from nodewright_near.accounts import account_key, delayed_key
 from nodewright_near.checks import charge, check_form
 from nodewright_near.congestion import NO_LIMIT, Backlog, ShardCongestion, limits_to, receipt_gas
 from nodewright_near.contracts.calls import Machine
@@ -81,13 +81,13 @@ class ChunkInput:
 @define
 class ChunkResult:
     """``outgoing`` by destination, in the order sent. ``refusals`` of transactions that had their place and no effect;
-    ``nonces`` the last one used of each key, and the transaction that used it."""
+    ``nonces`` the last one used of each key (by its row), and the transaction that used it."""
 
     outcomes: list[Outcome] = field(factory=list)
     outgoing: dict[int, list[Receipt]] = field(factory=dict)
     refusals: dict[bytes, ErrorValue] = field(factory=dict)
     proposals: list[ValidatorStakeV1] = field(factory=list)
-    nonces: dict[tuple[str, bytes], tuple[int, bytes]] = field(factory=dict)
+    nonces: dict[bytes, tuple[int, bytes]] = field(factory=dict)
     gas_used: int = 0
     balance_burnt: int = 0
     info: CongestionInfo = field(factory=CongestionInfo)
@@ -150,9 +150,8 @@ class _Chunk:
     def first_keys(self) -> Iterable[bytes]:
         yield from Backlog.keys()
         for signed in self.given.transactions:
-            transaction = signed.transaction
-            yield account_key(transaction.signer_id)
-            yield access_key_key(transaction.signer_id, transaction.public_key)
+            yield account_key(signed.transaction.signer_id)
+            yield signed.slot
         for receipt in self.given.incoming:
             yield account_key(receipt.receiver_id)
 
@@ -249,7 +248,7 @@ class _Chunk:
             return False
         receipt, outcome, burnt = done
         result.outcomes.append(outcome)
-        result.nonces[transaction.signer_id, transaction.public_key] = (transaction.nonce, signed.id)
+        result.nonces[signed.slot] = (transaction.nonce, signed.id)
         result.gas_used += outcome.gas_burnt
         result.balance_burnt += burnt
         if receipt.predecessor_id == receipt.receiver_id:
@@ -298,7 +297,7 @@ class _Chunk:
                 SuccessReceiptId(identity),
             )
         )
-        result.nonces[transaction.signer_id, transaction.public_key] = (transaction.nonce, signed.id)
+        result.nonces[signed.slot] = (transaction.nonce, signed.id)
         result.gas_used += cost.gas_burnt
         result.balance_burnt += cost.burnt_amount
         if transaction.signer_id == transaction.receiver_id:

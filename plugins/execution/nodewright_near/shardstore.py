@@ -68,7 +68,7 @@ class Version:
     nodes: dict[bytes, bytes | None] = field(factory=dict)
     outcome: Any = None
     rows: WriteBatch = field(factory=WriteBatch)
-    nonces: Mapping[tuple[str, bytes], tuple[int, bytes]] = field(factory=dict)
+    nonces: Mapping[bytes, tuple[int, bytes]] = field(factory=dict)
     ids: frozenset[bytes] = frozenset()
 
 
@@ -333,7 +333,6 @@ class View:
                 raw = self._behind.get(path)
             if raw is None:
                 raise Missing([(path, digest)])
-            self._fetched[path] = raw
         return raw
 
     async def fetch(self, wanted: Sequence[tuple[bytes, bytes]]) -> None:

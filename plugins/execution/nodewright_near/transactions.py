@@ -11,7 +11,7 @@ from typing import Annotated, Final
 
 from attrs import define, field, frozen
 
-from nodewright_near.accounts import AccessKey
+from nodewright_near.accounts import AccessKey, access_key_key
 from nodewright_near.borsh import (
     U64,
     U128,
@@ -184,6 +184,14 @@ class SignedTransaction:
     signature: bytes
     raw: bytes = field(repr=False)
     id: bytes
+    _slot: bytes = field(default=b"", init=False, eq=False, repr=False)
+
+    @property
+    def slot(self) -> bytes:
+        """The row of the state that has its access key, and the last nonce used with it."""
+        if not self._slot:
+            self._slot = access_key_key(self.transaction.signer_id, self.transaction.public_key)
+        return self._slot
 
     @staticmethod
     def decode(raw: bytes) -> SignedTransaction:
@@ -246,7 +254,9 @@ def _whole_transfer(raw: bytes) -> SignedTransaction | None:
         raw[end : end + 32],
         (Transfer(int.from_bytes(raw[end + 37 : body], "little")),),
     )
-    return SignedTransaction(transaction, raw[body:], raw, sha256(raw[:body]).digest())
+    signed = SignedTransaction(transaction, raw[body:], raw, sha256(raw[:body]).digest())
+    signed._slot = b"\x02%b\x02%b" % (raw[4:at], transaction.public_key)
+    return signed
 
 
 def _quick_name(source: Reader, at: int) -> str | None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import Final
 
-from nodewright_near.accounts import NONCES_PER_BLOCK, access_key_key, account_key
+from nodewright_near.accounts import NONCES_PER_BLOCK, account_key
 from nodewright_near.fees import U128_MAX
 from nodewright_near.outcomes import Outcome, SuccessReceiptId, SuccessValue
 from nodewright_near.parameters import Parameters
@@ -96,7 +96,7 @@ class Transfers:
         if account is None or public[0] or self._parameters.limits.max_transaction < 512:
             return None
         keys = self._keys
-        slot = access_key_key(signer, public)
+        slot = signed.slot
         nonce = keys.get(slot)
         if nonce is None:
             state = self._state

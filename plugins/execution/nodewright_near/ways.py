@@ -51,18 +51,6 @@ class Ways:
     def _raw(self, step: int) -> bytes:
         return bytes(self._data[self._starts[step] : self._ends[step]])
 
-    def _add(self, path: bytes, raw: bytes, at: int, above: int) -> int:
-        number = len(self.paths)
-        self.paths.append(path)
-        self._starts.append(len(self._data))
-        self._data += raw
-        self._ends.append(len(self._data))
-        self._above.append(above)
-        self._at.append(at)
-        self._depths.append(len(path))
-        self.steps[path] = number
-        return number
-
     def patch(
         self,
         source: Source,
@@ -169,22 +157,31 @@ class Ways:
     def _find(self, source: Source, key: bytes, way: bytes, start: int) -> int:
         """The leaf that this way (the key's nibbles) leads to and no further; NOTHING for any other. ``start``: a node on
         it, or NOTHING. Raises Missing."""
-        steps = self.steps
-        path, digest, at, above = b"", self.root, 0, NOTHING
+        steps, starts, aboves, data = self.steps, self._starts, self._above, self._data
+        path, digest, at, above, end = b"", self.root, 0, NOTHING, len(way)
         if start != NOTHING:
-            path, at, above = self.paths[start], self._at[start], self._above[start]
+            path, at, above = self.paths[start], self._at[start], aboves[start]
         while True:
             step = steps.get(path, NOTHING)
-            if step == NOTHING or self._above[step] != above:
+            depth = len(path)
+            if step == NOTHING or aboves[step] != above:
                 raw = source.node(path, digest)
-                step = self._add(path, raw, at, above)
+                step = len(starts)
+                self.paths.append(path)
+                starts.append(len(data))
+                data += raw
+                self._ends.append(len(data))
+                aboves.append(above)
+                self._at.append(at)
+                self._depths.append(depth)
+                steps[path] = step
             else:
-                raw = self._raw(step)
-            kind, depth = raw[0], len(path)
+                raw = bytes(data[starts[step] : self._ends[step]])
+            kind = raw[0]
             if kind in (BRANCH, BRANCH_WITH_VALUE):
                 at = 3 if kind == BRANCH else 39
                 mask = raw[at - 2] | raw[at - 1] << 8
-                if len(way) == depth or not mask >> way[depth] & 1:
+                if end == depth or not mask >> way[depth] & 1:
                     return NOTHING
                 at += 32 * (mask & ((1 << way[depth]) - 1)).bit_count()
                 path = way[: depth + 1]
@@ -201,6 +198,8 @@ class Ways:
 def _leads(key: bytes, way: bytes, depth: int, part: bytes, ends: bool) -> bool:
     """Whether the hex-prefix key of a node at ``depth`` is what comes there on the way, and, of a leaf, all that does."""
     odd = part[0] >> 4 & 1
+    if len(part) == 1 and odd and not ends:  # one nibble
+        return depth < len(way) and part[0] == 0x10 | way[depth]
     size = 2 * (len(part) - 1) + odd
     if len(way) - depth < size or (ends and len(way) - depth != size):
         return False

@@ -49,6 +49,7 @@ SWITCHES: Final = (
         {"consensus.save_untracked_partial_chunks_parts": "true"},
         "network",
     ),
+    Switch("trie nodes held back", {"execution.trie_mib": "16"}, {"execution.trie_mib": "0"}),
     Switch("decoded-object caches", {"consensus.decoded_cache": "true"}, {"consensus.decoded_cache": "false"}),
     Switch(
         "database tuning",
