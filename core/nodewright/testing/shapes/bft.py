@@ -14,7 +14,6 @@ Invariants
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,6 +35,7 @@ from nodewright.interfaces import (
     PeerUp,
     Transport,
 )
+from nodewright.storage.synced import write_synced
 from nodewright.testing.shapes.bft_formats import (
     BftBlock,
     Certificate,
@@ -486,16 +486,4 @@ def _read_safety(path: Path) -> Safety | None:
 
 
 def _write_safety(path: Path, safety: Safety) -> None:
-    """Written beside, synced, renamed, and the folder synced: the old or the new, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(".new")
-    with fresh.open("wb") as file:
-        file.write(u64(safety.voted) + safety.highest.encode())
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_synced(path, u64(safety.voted) + safety.highest.encode())
