@@ -3,11 +3,13 @@ transactions one after the other leaves: results, rows and each transaction's ow
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +22,7 @@ np = pytest.importorskip("numpy")
 pytest.importorskip("numba")
 
 # ruff: noqa: E402
+from nodewright_aptos.bench.command import aptos
 from nodewright_aptos.blockstm import arrays, kernels
 from nodewright_aptos.columnar import runkernels
 
@@ -161,3 +164,20 @@ async def test_threads_give_the_sequential_result(tmp_path: Path, presume: bool,
         results, rows, snapshots = block.prepared(arena)
         await arrays.run_threads(arena, environment)
         assert same((results, rows, snapshots, arena.settle(snapshots)), block.in_order()), seed
+
+
+def test_the_benchmark_runs_it_with_the_result_of_the_other_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nodewright_aptos.bench.plan.ed25519_verify_us", lambda cores: 60.0)
+    monkeypatch.setattr("nodewright_aptos.bench.plan.sha3_per_second", lambda: 1.0)
+    digests = []
+    for executor, options in (("columnar", ()), ("block-stm", ("burden=3", "workers=3", "presume=1")), ("block-stm", ())):
+        sizes = ["--blocks", "2", "--block-size", "500", "--accounts", "2000", "--workload", "conflicting", "--root"]
+        chosen = [f"--executor-set={one}" for one in options]
+        answer = CliRunner().invoke(aptos, [*sizes, "--executor", executor, *chosen, "--json", str(tmp_path / "out.json")])
+        assert answer.exit_code == 0, answer.output
+        figures = json.loads((tmp_path / "out.json").read_text())
+        digests.append((figures["digest"], figures["committed"], figures["supply"]))
+        assert executor == "columnar" or figures["executions_per_tx"] >= 1
+    assert len(set(digests)) == 1
+    answer = CliRunner().invoke(aptos, ["--executor", "block-stm", "--executor-set", "moon=1", "--block-size", "2"])
+    assert "--executor-set moon=1: with columns there are burden, workers, grain, presume" in str(answer.exception)

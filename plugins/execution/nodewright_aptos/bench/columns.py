@@ -22,7 +22,10 @@ from nodewright.kernels.switch import warm_up
 from nodewright_aptos.bench.plan import Clock, Plan, Progress, figures
 from nodewright_aptos.bench.stores import opened
 
-KERNELS: Final = tuple(f"nodewright_aptos.columnar.{name}" for name in ("runkernels", "treekernels", "ledgerkernels"))
+KERNELS: Final = (
+    *(f"nodewright_aptos.columnar.{name}" for name in ("runkernels", "treekernels", "ledgerkernels")),
+    "nodewright_aptos.blockstm.kernels",
+)
 _FOUNDING: Final = 250_000
 
 
@@ -42,15 +45,48 @@ def prepare() -> None:
         raise NodewrightError(f"{reason}; install nodewright[kernels] to run this benchmark")
 
 
+def runner(plan: Plan, environment: NodeEnvironment) -> Any:
+    """What runs a block's table: one kernel in order, or Block-STM's threads. Settings of the executor: ``burden`` (rounds
+    of arithmetic that each execution does besides, as if it were a heavier transaction); of block-stm also ``workers``,
+    ``grain`` and ``presume`` (see ``blockstm.kernels``). Raises NodewrightError."""
+    from nodewright_aptos.blockstm import kernels
+    from nodewright_aptos.blockstm.arrays import GRAIN, Arena, Threads
+    from nodewright_aptos.columnar import runkernels
+
+    known = {"burden": 0}
+    if plan.executor == "block-stm":
+        known |= {"workers": plan.workers, "grain": GRAIN, "presume": 0}
+    for name, value in plan.options.items():
+        if name not in known or not isinstance(value, int) or value < (name in ("workers", "grain")):
+            raise NodewrightError(
+                f"--executor-set {name}={value}: with columns there are {', '.join(known)}, whole numbers"
+            )
+        known[name] = value
+    rounds = known["burden"]
+    if plan.executor == "block-stm":
+        return Threads(environment, Arena(known["workers"], known["grain"], bool(known["presume"]), rounds))
+    if not rounds:
+        return runkernels.execute
+
+    def burdened(table: Any, *arrays: Any) -> int:
+        kernels.burdens(len(table), rounds)
+        fees: int = runkernels.execute(table, *arrays)
+        return fees
+
+    return burdened
+
+
 async def run_columns(plan: Plan, environment: NodeEnvironment, cores: int, progress: Progress) -> dict[str, Any]:
     """Raises NodewrightError."""
     from nodewright_aptos.bench import workloads
+    from nodewright_aptos.blockstm.arrays import Threads
     from nodewright_aptos.columnar import layout
     from nodewright_aptos.columnar.durable import DurableLedger
     from nodewright_aptos.columnar.ledger import ONE_KEY, TWO_KEYS, ColumnarLedger
 
     workload = await environment.offload(workloads.make, plan.workload, plan.sizes, plan.seed)
     ledger = ColumnarLedger(ONE_KEY if plan.state_keys == 1 else TWO_KEYS, tree=plan.root)
+    ledger.run = runner(plan, environment)
     accounts = len(workload.addresses)
     balances = np.full(accounts, workloads.BALANCE, np.uint64)
     progress("accounts", 0, accounts)
@@ -113,6 +149,8 @@ async def run_columns(plan: Plan, environment: NodeEnvironment, cores: int, prog
             last = clock.seconds.pop()  # of the last block, which had no other to run beside
             clock.seconds[-1] += last
         told = figures(plan, clock, submitted, committed, (root if plan.root else digest.digest()).hex(), cores)
+        if isinstance(ledger.run, Threads):
+            told.update(ledger.run.figures())
         if durable is not None:
             told["disk_bytes_per_tx"] = durable.written_bytes / max(committed, 1)
     told["supply"] = str(ledger.supply)

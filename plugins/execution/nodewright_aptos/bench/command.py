@@ -13,6 +13,7 @@ import click
 from nodewright.bench.progress import Progress, settings_of
 from nodewright.bench.report import table, write_json
 
+BY_COLUMNS = ("columnar", "block-stm")
 WORKLOADS = ("non-conflicting", "conflicting", "transfers")
 
 EXPLAIN = {
@@ -41,6 +42,10 @@ EXPLAIN = {
     "fanout": "executor shards that touch a state key, mean over keys that two senders or more touch",
     "cross_shard_messages": "values sent from one shard to another, in all blocks",
     "message_chain": "of those of a block, how many wait for each other at most",
+    "executions_per_tx": "incarnations that ran to their end",
+    "aborts_per_tx": "of those, taken back because they had read something else than they should have",
+    "suspensions_per_tx": "that waited for another's result",
+    "in_kernel": "part of the transactions that Block-STM's kernel ran",
     "imbalance": "transactions of the largest shard / mean",
     "stage_partition_seconds": "dividing and ordering blocks, and planning messages",
 }
@@ -48,7 +53,7 @@ EXPLAIN = {
 
 def includes(workload: str, executor: str, root: bool, state: str, state_keys: int) -> dict[str, str]:
     """What the figures include, for the table and the JSON."""
-    columns = executor == "columnar"
+    columns = executor in BY_COLUMNS
     return {
         "signatures": "not checked: transactions come as checked",
         "lookup": "every 32-byte address is looked up in a table" if columns else "by state key",
@@ -84,7 +89,7 @@ def _counts(context: click.Context, parameter: click.Parameter, value: str | Non
     help="Accounts; users, of the conflicting workload, are a twentieth of it.",
 )
 @click.option("--executor", default="columnar", show_default=True, help="sequential, columnar, block-stm, sharded.")
-@click.option("--objects", is_flag=True, help="The columnar executor as a node runs it, on one object a transaction.")
+@click.option("--objects", is_flag=True, help="columnar and block-stm as a node runs them, on one object a transaction.")
 @click.option("--root/--no-root", default=False, show_default=True, help="The state's root of every block.")
 @click.option("--state", default="memory", show_default=True, help="memory, or the key-value store for every block.")
 @click.option(
@@ -135,6 +140,9 @@ def aptos(
     With --executor sharded each block is divided among --shards by --partitioner and executed there. With another executor
     these two are compared without anything being executed: --partitioner says which, all unless it is given.
 
+    With --executor block-stm a table of transactions is run by --workers threads; --executor-set burden=N makes every
+    execution heavier by N rounds of arithmetic (with columnar too), for there is little to win with lighter ones.
+
     \b
     nodewright bench aptos --root --json out.json
     nodewright bench aptos --root --state leveldb --blocks 10
@@ -152,9 +160,11 @@ def aptos(
     except ImportError as error:
         raise click.ClickException(f"{error}; install nodewright[kernels] to run this benchmark") from error
 
-    by_columns = executor == "columnar" and not objects
+    by_columns = executor in BY_COLUMNS and not objects
     if state != "memory" and not by_columns:
-        raise click.BadParameter("a durable state is measured with --executor columnar alone", param_hint="--state")
+        raise click.BadParameter(
+            f"a durable state is measured with --executor {' or '.join(BY_COLUMNS)} alone", param_hint="--state"
+        )
     if state != "memory":
         root = True
         if state_keys != 2:

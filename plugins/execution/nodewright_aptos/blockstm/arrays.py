@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 import trio
 
-from nodewright.interfaces.environment import Environment
+from nodewright.interfaces.environment import Environment, Reentrant
 from nodewright_aptos.blockstm import kernels
 from nodewright_aptos.columnar import layout
 
@@ -85,6 +85,39 @@ class Arena:
         self.suspensions += int(self.local[:, kernels.L_SUSPENSIONS].sum())
         fees: int = kernels.settle(table, rows, self.versions, self.states, results, snapshots)
         return fees
+
+
+class Threads:
+    """Runs tables in pieces, as ``runkernels.execute`` does: called in a thread of an environment that is Reentrant, which
+    it holds while others work."""
+
+    def __init__(self, environment: Environment, arena: Arena) -> None:
+        self._environment = environment
+        self.arena = arena
+        self.transactions = 0
+
+    def __call__(
+        self, table: Array, rows: Array, seconds: int, addresses: Array, results: Array, snapshots: Array = _NO_SNAPSHOTS
+    ) -> int:
+        """The sum of all fees."""
+        environment, arena, fees = self._environment, self.arena, 0
+        assert isinstance(environment, Reentrant)
+        self.transactions += len(table)
+        for at in range(0, len(table), arena.size):
+            own = slice(at, at + arena.size)
+            arena.prepare(table[own], rows, seconds, addresses, results[own])
+            environment.reenter(run_threads, arena, environment)
+            fees += arena.settle(snapshots[own])
+        return fees
+
+    def figures(self) -> dict[str, float]:
+        """Incarnations run, aborted, suspended, for each transaction."""
+        arena, count = self.arena, max(self.transactions, 1)
+        return {
+            "executions_per_tx": arena.executions / count,
+            "aborts_per_tx": arena.aborts / count,
+            "suspensions_per_tx": arena.suspensions / count,
+        }
 
 
 async def run_threads(arena: Arena, environment: Environment) -> None:

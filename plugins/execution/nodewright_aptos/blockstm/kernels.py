@@ -318,6 +318,15 @@ def _burden(value: Any, rounds: Any) -> Any:
     return value
 
 
+@njit(types.uint64(types.int64, types.uint64), nogil=True, cache=True)
+def burdens(count: Any, rounds: Any) -> Any:
+    """The burden of ``count`` executions and nothing else."""
+    value = _ZERO
+    for place in range(count):
+        value = _burden(value + np.uint64(place), rounds)
+    return value
+
+
 @njit(types.void(types.uintp, types.uintp, types.uint64), nogil=True, cache=True)
 def _execute(book: Any, local: Any, scratch: Any) -> None:
     """READ: both rows, and the transaction on the copies."""

@@ -97,7 +97,7 @@ class NativeRuns:
     def __init__(self, environment: Environment, workers: int) -> None:
         self._environment = environment
         self._workers = workers
-        self._arena: Any = None
+        self._threads: Any = None
         self._statuses: dict[int, ExecutionStatus] = {}
         self._lock = trio.Lock()
 
@@ -121,22 +121,18 @@ class NativeRuns:
 
     def told(self) -> tuple[int, int, int]:
         """Incarnations run, aborted, suspended."""
-        arena = self._arena
-        return (0, 0, 0) if arena is None else (arena.executions, arena.aborts, arena.suspensions)
+        if self._threads is None:
+            return 0, 0, 0
+        arena = self._threads.arena
+        return arena.executions, arena.aborts, arena.suspensions
 
     def _in_parallel(self, table: Any, rows: Any, seconds: int, addresses: Any, results: Any, snapshots: Any) -> bool:
         """In a thread of the environment. False where no other can be had from there: who calls runs it alone."""
-        from nodewright_aptos.blockstm.arrays import Arena, run_threads
+        from nodewright_aptos.blockstm.arrays import Arena, Threads
 
-        environment = self._environment
-        if not isinstance(environment, Reentrant):
+        if not isinstance(self._environment, Reentrant):
             return False
-        if self._arena is None:
-            self._arena = Arena(self._workers)
-        arena = self._arena
-        for at in range(0, len(table), arena.size):
-            own = slice(at, at + arena.size)
-            arena.prepare(table[own], rows, seconds, addresses, results[own])
-            environment.reenter(run_threads, arena, environment)
-            arena.settle(snapshots[own])
+        if self._threads is None:
+            self._threads = Threads(self._environment, Arena(self._workers))
+        self._threads(table, rows, seconds, addresses, results, snapshots)
         return True
