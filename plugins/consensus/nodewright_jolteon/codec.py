@@ -33,6 +33,7 @@ __all__ = [
     "u64",
     "uleb",
     "vector",
+    "whole",
 ]
 
 
@@ -65,3 +66,11 @@ class Reader(CompactReader):
     def ref(self) -> BlockRef:
         height = self.u64()
         return BlockRef(height, self.take(32))
+
+
+def whole(raw: bytes, read: Callable[[Reader], T]) -> T:
+    """All of ``raw``, read by ``read``."""
+    data = Reader(raw)
+    found = read(data)
+    data.finish()
+    return found

@@ -20,7 +20,7 @@ import trio
 
 from nodewright.interfaces.transport import Message, Transport
 from nodewright_jolteon.chain import Chain
-from nodewright_jolteon.codec import Malformed, Reader
+from nodewright_jolteon.codec import Malformed, whole
 from nodewright_jolteon.config import JolteonConfig
 from nodewright_jolteon.formats import (
     MAX_BLOCK_BYTES,
@@ -165,23 +165,15 @@ class Network:
                 self.blame(message.peer, MALFORMED_POINTS, f"a vote: {error}")
 
     async def _on_vote(self, message: Message) -> None:
-        kind, data = message.payload[:1], Reader(message.payload[1:])
+        kind, body = message.payload[:1], message.payload[1:]
         if kind == b"V":
-            vote = Vote.decode(data)
-            data.finish()
-            await self._take_vote(message.peer, vote)
+            await self._take_vote(message.peer, whole(body, Vote.decode))
         elif kind == b"T":
-            timeout = Timeout.decode(data)
-            data.finish()
-            await self._take_timeout(message.peer, timeout)
+            await self._take_timeout(message.peer, whole(body, Timeout.decode))
         elif kind == b"L":
-            outcome = LedgerVote.decode(data)
-            data.finish()
-            await self._take_outcome(message.peer, outcome)
+            await self._take_outcome(message.peer, whole(body, LedgerVote.decode))
         elif kind == b"C":
-            certificate = LedgerCertificate.decode(data)
-            data.finish()
-            await self._take_certificate(message.peer, certificate)
+            await self._take_certificate(message.peer, whole(body, LedgerCertificate.decode))
         elif message.payload == b"W":
             self.sync.lacking(message.peer)
         else:

@@ -25,8 +25,9 @@ from nodewright.interfaces.execution import BundleInvalid, Execution, Limits
 from nodewright.interfaces.pool import TransactionPool
 from nodewright.interfaces.service import EventLog
 from nodewright.interfaces.transport import Message, Transport
+from nodewright.storage.rows import sound
 from nodewright_jolteon.batches import Batch, Open, Proofs, Rate
-from nodewright_jolteon.codec import Malformed, Reader, u32
+from nodewright_jolteon.codec import Malformed, u32, whole
 from nodewright_jolteon.config import JolteonConfig
 from nodewright_jolteon.formats import MAX_BATCH_BYTES, BatchInfo, Block, Proof
 from nodewright_jolteon.genesis import MICROSECONDS, Parameters
@@ -50,6 +51,7 @@ MAX_RETRY_SECONDS = 2.0
 RESENT_AT_ONCE = 64
 MALFORMED_POINTS = 20
 WITHHELD_POINTS = 5
+Known = tuple[bytes, tuple[bytes, ...], int]  # ids in a row, bodies, bytes of the batch
 
 
 class QuorumStore:
@@ -93,8 +95,9 @@ class QuorumStore:
         self._rate = Rate(config.min_rate, config.max_rate, config.backlog, 2000)
         self._of_author: dict[int, int] = {}
         self._sizes: dict[bytes, tuple[int, int, int]] = {}  # digest: author, bytes, expiration; not ordered yet
-        self._cache: OrderedDict[bytes, tuple[bytes, tuple[bytes, ...], int]] = OrderedDict()
+        self._cache: OrderedDict[bytes, Known] = OrderedDict()
         self._cached = 0
+        self._taking: set[bytes] = set()  # batches of others that are being checked and written
         self._saving: list[tuple[Batch, trio.Event]] = []
         self._save_wanted = trio.Event()
         self._began = trio.Event()
@@ -168,29 +171,22 @@ class QuorumStore:
         return [bundle for bundle in found if bundle is not None]
 
     async def _bundle(self, proof: Proof) -> Bundle:
-        digest = proof.info.digest
-        known = self._cache.get(digest)
-        if known is None:
-            raw = await self._store.batch(digest)
-            batch = Batch.decode(raw) if raw is not None else await self._fetch(proof)
-            known = await self._keep(batch)
-        else:
-            self._cache.move_to_end(digest)
-        ids, bodies, size = known
-        return Bundle(BundleRef(digest, len(bodies), size), ids, bodies)
+        here = await self.stored(proof.info.digest)
+        return here if here is not None else await self._keep(await self._fetch(proof))
 
     async def stored(self, digest: bytes) -> Bundle | None:
         """A batch that is here, whoever made it."""
-        known = self._cache.get(digest)
-        if known is None:
-            raw = await self._store.batch(digest)
-            if raw is None:
-                return None
-            known = await self._keep(Batch.decode(raw))
-        ids, bodies, size = known
-        return Bundle(BundleRef(digest, len(bodies), size), ids, bodies)
+        if digest in self._cache:
+            self._cache.move_to_end(digest)
+            return _bundle_of(digest, self._cache[digest])
+        batch = await self._here(digest)
+        return None if batch is None else await self._keep(batch)
 
-    async def _keep(self, batch: Batch) -> tuple[bytes, tuple[bytes, ...], int]:
+    async def _here(self, digest: bytes) -> Batch | None:
+        raw = await self._store.batch(digest)
+        return None if raw is None else sound("stores.chain", "a batch", Batch.decode, raw)
+
+    async def _keep(self, batch: Batch) -> Bundle:
         """Decoded, in memory. What cannot be parsed is left out, on every node alike."""
         ids = await self._execution.identify(batch.bodies)
         bodies = batch.bodies
@@ -198,9 +194,9 @@ class QuorumStore:
             bodies = tuple(body for id, body in zip(ids, bodies, strict=True) if id is not None)
         known = b"".join(id for id in ids if id is not None), bodies, batch.info.size
         self._remember(batch.info, known)
-        return known
+        return _bundle_of(batch.info.digest, known)
 
-    def _remember(self, info: BatchInfo, known: tuple[bytes, tuple[bytes, ...], int]) -> None:
+    def _remember(self, info: BatchInfo, known: Known) -> None:
         if info.digest not in self._cache:
             self._cache[info.digest] = known
             self._cached += info.size
@@ -224,9 +220,9 @@ class QuorumStore:
                     await self.save(batch)
                     return batch
                 blamed.add(peer)
-            raw = await self._store.batch(info.digest)  # its author's message may have come meanwhile
-            if raw is not None:
-                return Batch.decode(raw)
+            here = await self._here(info.digest)  # its author's message may have come meanwhile
+            if here is not None:
+                return here
             await self._environment.sleep(pause)
             pause = min(2 * pause, MAX_RETRY_SECONDS)
 
@@ -288,8 +284,7 @@ class QuorumStore:
             # Only what no node may order any more: blocks' times rise, and the last committed one is behind.
             until = self.time - CLOCK_SECONDS * MICROSECONDS
             await self._store.drop_expired(max(until, 0), self.ordered_digests())
-            late = [digest for digest, (_, _, expiration) in self._sizes.items() if expiration <= self.time]
-            for digest in late:
+            for digest in [digest for digest, (_, _, expiration) in self._sizes.items() if expiration <= self.time]:
                 self._forget_size(digest)
             now = int(self._environment.now() * MICROSECONDS)
             limit = CLOCK_SECONDS * MICROSECONDS
@@ -427,15 +422,9 @@ class QuorumStore:
         if kind == b"B":
             await self._on_batch(message.peer, body)
         elif kind == b"S":
-            data = Reader(body)
-            digest, place, signature = data.hash(), data.u32(), data.take(64)
-            data.finish()
-            await self._on_signature(digest, place, signature)
+            await self._on_signature(*whole(body, lambda data: (data.hash(), data.u32(), data.take(64))))
         elif kind == b"Q":
-            data = Reader(body)
-            proof = Proof.decode(data)
-            data.finish()
-            await self._on_proof(proof)
+            await self._on_proof(whole(body, Proof.decode))
         else:
             raise Malformed("a message of no known kind")
 
@@ -452,30 +441,40 @@ class QuorumStore:
             return
         if info.count > most.max_batch_transactions or (info.size > most.max_batch_bytes and info.count > 1):
             raise Malformed("a batch of more than the network allows")
+        if info.digest in self._taking:
+            return  # it came again meanwhile: it is signed once it is durable
         if info.digest not in self._sizes and not self.proofs.was_ordered(info.digest):
             if self._of_author.get(info.author, 0) + info.size > MAX_AUTHOR_BYTES:
                 return
-            ids = await self._execution.identify(batch.bodies)
-            if not all(ids):
-                raise Malformed("a batch of what are no transactions")
-            known = b"".join(id for id in ids if id is not None), batch.bodies, info.size
-            bundle = Bundle(BundleRef(info.digest, info.count, info.size), known[0], known[1])
-            verdict = await self._execution.validate_bundle(bundle, self.head())
-            if isinstance(verdict, BundleInvalid):
-                raise Malformed(f"transaction {verdict.index} of a batch: {verdict.message}")
-            # Bodies are here, so what an incomplete one misses are parents, which may be ordered later.
-            self._remember(info, known)
-            self._sizes[info.digest] = info.author, info.size, info.expiration
-            self._of_author[info.author] = self._of_author.get(info.author, 0) + info.size
+            self._taking.add(info.digest)
             try:
-                await self.save(batch)
-            except StoreError:
-                self._forget_size(info.digest)
-                raise
+                await self._take(batch)
+            finally:
+                self._taking.discard(info.digest)
         if self.place is not None and self._signer is not None and info.epoch == self.epoch.number:
             assert self._channel is not None
             signature = u32(self.place) + self._signer.sign(info.message)
             self._sender.tell(self._channel, peer, b"S" + info.digest + signature)
+
+    async def _take(self, batch: Batch) -> None:
+        """Another's batch: checked, and durable on return. Raises Malformed."""
+        info = batch.info
+        ids = await self._execution.identify(batch.bodies)
+        if not all(ids):
+            raise Malformed("a batch of what are no transactions")
+        known = b"".join(id for id in ids if id is not None), batch.bodies, info.size
+        verdict = await self._execution.validate_bundle(_bundle_of(info.digest, known), self.head())
+        if isinstance(verdict, BundleInvalid):
+            raise Malformed(f"transaction {verdict.index} of a batch: {verdict.message}")
+        # Bodies are here, so what an incomplete one misses are parents, which may be ordered later.
+        self._remember(info, known)
+        self._sizes[info.digest] = info.author, info.size, info.expiration
+        self._of_author[info.author] = self._of_author.get(info.author, 0) + info.size
+        try:
+            await self.save(batch)
+        except StoreError:
+            self._forget_size(info.digest)
+            raise
 
     async def _on_signature(self, digest: bytes, place: int, signature: bytes) -> None:
         one, epoch = self._open.get(digest), self.epoch
@@ -494,3 +493,8 @@ class QuorumStore:
             raise Malformed("a proof of store is not signed by a quorum")
         if epoch is self.epoch and self.proofs.add(proof, self.time):
             self.changed()
+
+
+def _bundle_of(digest: bytes, known: Known) -> Bundle:
+    ids, bodies, size = known
+    return Bundle(BundleRef(digest, len(bodies), size), ids, bodies)

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import trio
 
+from nodewright_jolteon.batches import Batch
+
 
 def transfers(kit: Any, key: Any, first: int, count: int) -> list[bytes]:
     return [kit.transfer(key, nonce, kit.carl.public, 1).raw for nonce in range(first, first + count)]
@@ -239,5 +241,41 @@ def test_one_whose_timeouts_are_of_a_round_gone_by_is_told_to_ask(play: Callable
         old = SimpleNamespace(epoch=ahead.consensus.orderer.rules.epoch.number, round=0)
         await ahead.consensus.network._take_timeout(late.transport.node_id, old)
         await world.until(lambda: ahead.transport.node_id in asked, 5)
+
+    play(story)
+
+
+def test_a_batch_that_comes_twice_is_signed_once_it_is_durable_and_counts_once(play: Callable[..., Any], kit: Any) -> None:
+    """An author sends its batch again every second until it is proved; a busy validator still has the first in hand."""
+
+    async def story(world: Any) -> None:
+        nodes = kit.network(world)
+        await world.start()
+        await world.agree(beyond=2)
+        author, signer = nodes[0], nodes[1]
+        made, taken = author.consensus.quorum, signer.consensus.quorum
+        expiration = int((made._environment.now() + 20) * 1e6)
+        batch = Batch.make(made.place, 1, made.epoch.number, expiration, transfers(kit, kit.alice, 0, 2))
+        put, durable, signed = taken._store.put_batches, trio.Event(), []
+
+        async def slow(batches: Any) -> None:
+            if batch in batches:
+                await durable.wait()
+                assert not signed, "it was signed before it was on the disk"
+            await put(batches)
+
+        def tell(channel: Any, peer: bytes, payload: bytes) -> None:
+            if payload.startswith(b"S" + batch.info.digest):
+                signed.append(payload)
+
+        taken._store.put_batches, taken._sender.tell = slow, tell
+        before = taken._of_author.get(made.place, 0)
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(taken._on_batch, author.transport.node_id, batch.raw)
+            await trio.sleep(0.1)
+            durable.set()
+        assert signed
+        assert taken._of_author[made.place] == before + batch.info.size
 
     play(story)
