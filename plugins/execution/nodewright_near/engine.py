@@ -150,6 +150,7 @@ class NearEngine:
             kept = self.shards.get(shard)
             if kept is not None and kept.applied is None:
                 await kept.install(block, extra, Version(block, None, extra))
+                await self.environment.offload(kept.learn)
         self._prepared = None
         return commitments
 

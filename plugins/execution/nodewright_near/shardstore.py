@@ -185,6 +185,12 @@ class ShardStore:
         self.nodes.update(version.nodes)
         self._stand_on(Version(block, None, extra))
 
+    def learn(self) -> None:
+        """The ways of all rows at hand, before the first block changes them. Long: not on the loop."""
+        assert self.applied is not None
+        view = View(self, self.versions[self.applied.id])
+        self.ways.learn(view, view.root, self.values.rows)
+
     def _batch(self, version: Version) -> WriteBatch:
         """All but the nodes."""
         batch, prefix = version.rows, self.shard.to_bytes(2, "big")

@@ -18,12 +18,13 @@ Invariants
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 from nodewright.kernels import sha256_many
 from nodewright.kernels.switch import compiled
-from nodewright_near.trie import EMPTY_ROOT, Source
+from nodewright_near.trie import EMPTY_ROOT, Missing, Source
 from nodewright_near.trienodes import BRANCH, BRANCH_WITH_VALUE, LEAF, nibbles, pack
 
 MAX_KEYS: Final = 1 << 17
@@ -50,6 +51,13 @@ class Ways:
 
     def _raw(self, step: int) -> bytes:
         return bytes(self._data[self._starts[step] : self._ends[step]])
+
+    def learn(self, source: Source, root: bytes, keys: Collection[bytes]) -> None:
+        """The ways of these keys of the state under ``root``, as far as nodes are at hand; nothing where they are many."""
+        if root != EMPTY_ROOT and len(keys) <= MAX_KEYS // 2:
+            self._forget(root)
+            with suppress(Missing):
+                self._learn(source, keys)
 
     def patch(
         self,

@@ -105,6 +105,27 @@ def test_what_was_learned_is_not_read_again():
     assert nodes.reads == 0
 
 
+def test_a_state_is_learned_at_once_as_far_as_it_is_at_hand(monkeypatch):
+    nodes, root = built(accounts(300))
+    ways = Ways()
+    ways.learn(nodes, root, accounts(300))
+    nodes.reads = 0
+    changes: dict[bytes, bytes | None] = {b"\x00user%03d" % number: b"changed." for number in range(0, 300, 7)}
+    expected: dict[bytes, bytes | None] = {}
+    changed: dict[bytes, bytes | None] = {}
+    assert ways.patch(nodes, root, changes, changed) is not None and nodes.reads == 0
+    update(nodes, root, changes, expected)
+    assert changed == expected
+    gone = nodes.by_path.pop(ways.paths[ways.leaves[b"\x00user150"]])
+    ways = Ways()
+    ways.learn(nodes, root, accounts(300))
+    assert gone and 0 < len(ways.leaves) < 300
+    monkeypatch.setattr(fast, "MAX_KEYS", 10)
+    ways = Ways()
+    ways.learn(nodes, root, accounts(300))
+    assert not ways.leaves
+
+
 def test_another_branch_of_the_chain_is_not_taken_for_this_one():
     nodes, root = built(accounts(50))
     ways = Ways()
