@@ -50,7 +50,8 @@ from nodewright.node.records import FinalRecord
 from nodewright.node.slowlane import SlowLane, is_slow
 from nodewright.node.statuses import FinalStatuses
 
-STATUS_CHUNK = 250_000
+STATUS_CHUNK = 1 << 20
+LOCATE_CHUNK = 50_000
 READMIT_BATCH = 2048
 SAVE_AGAIN_SECONDS = 1.0
 
@@ -377,9 +378,9 @@ class Pool:
         """A crash may have lost the status of what a block holds."""
         locate = self._intake.locate
         asked = [id for id in ids if self._held.waits(id)]
-        for start in range(0, len(asked) if locate is not None else 0, STATUS_CHUNK):
+        for start in range(0, len(asked) if locate is not None else 0, LOCATE_CHUNK):
             assert locate is not None
-            part = asked[start : start + STATUS_CHUNK]
+            part = asked[start : start + LOCATE_CHUNK]
             places = await locate(part)
             mined = {id: place.block for id, place in zip(part, places, strict=True) if place is not None and place.block}
             if mined:

@@ -24,9 +24,9 @@ def take_first(held: dict[K, V], keys: Sequence[K]) -> list[V] | None:
     if list(islice(held, count)) != (keys if isinstance(keys, list) else list(keys)):
         return None
     values = list(islice(held.values(), count))
-    rest = list(islice(held.items(), count, None))
+    stay, with_ = list(islice(held, count, None)), list(islice(held.values(), count, None))
     held.clear()
-    held.update(rest)
+    held.update(zip(stay, with_, strict=True))
     return values
 
 

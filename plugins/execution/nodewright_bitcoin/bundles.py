@@ -68,28 +68,28 @@ class Checked:
 
 
 def checked_of(ids: bytes, facts: list[Known], rules: int) -> Checked:
-    keys = [fact.effect.txid for fact in facts]
-    place = {key: index for index, key in enumerate(keys)}
-    outer: set[bytes] = set()
+    effects = [fact.effect for fact in facts]
+    keys = [effect.txid for effect in effects]
+    outer = {spent[:32] for effect in effects for spent in effect.spends}
+    inner = outer.intersection(keys)
+    outer -= inner
     ordered = True
-    for index, fact in enumerate(facts):
-        for spent in fact.effect.spends:
-            parent = spent[:32]
-            at = place.get(parent)
-            if at is None:
-                outer.add(parent)
-            elif at >= index:
-                ordered = False
+    if inner:
+        place = dict(zip(keys, range(len(keys)), strict=True))
+        for index, effect in enumerate(effects):
+            for spent in effect.spends:
+                if spent[:32] in inner and place[spent[:32]] >= index:
+                    ordered = False
     return Checked(
         ids,
         keys,
         facts,
         outer,
         ordered,
-        sum(fact.fee for fact in facts),
-        sum(fact.size for fact in facts),
-        max((fact.min_height for fact in facts), default=0),
-        max((fact.min_time for fact in facts), default=0),
+        sum([fact.fee for fact in facts]),
+        sum([fact.size for fact in facts]),
+        max([fact.min_height for fact in facts], default=0),
+        max([fact.min_time for fact in facts], default=0),
         rules,
     )
 
@@ -142,13 +142,16 @@ class Bundles:
             index = next(i for i, key in enumerate(keys) if key in keys[:i])
             return BundleInvalid("bad-txns-duplicate", "a transaction is in the bundle twice", index)
         rules = int(era_flags(height, self.engine.parameters))
-        reserved, pending = self.engine.state.unmined, self.pending
-        facts: list[Known | None] = []
-        for key in keys:
-            fact = reserved.get(key) or pending.get(key)
-            facts.append(fact if fact is not None and fact.rules == rules else None)
-        unknown = [index for index, fact in enumerate(facts) if fact is None]
-        departed = self.engine.state.departed if all(map(reserved.__contains__, keys)) else -1
+        state, pending = self.engine.state, self.pending
+        reserved = state.unmined
+        facts: list[Known | None] = list(map(reserved.get, keys))
+        departed, unknown = state.departed, list[int]()
+        if state.judged_by.keys() - {rules} or not all(facts):
+            departed = departed if all(map(reserved.__contains__, keys)) else -1
+            for index, key in enumerate(keys):
+                fact = facts[index] or pending.get(key)
+                facts[index] = fact if fact is not None and fact.rules == rules else None
+            unknown = [index for index, fact in enumerate(facts) if fact is None]
         if unknown:
             bodies = bundle.bodies
             if bodies is None or len(bodies) != len(keys):

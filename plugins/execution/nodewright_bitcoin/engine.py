@@ -214,6 +214,10 @@ class BitcoinEngine:
         given has one so, the whole lot is put in order."""
         state, reservations = self.state, self.state.unmined
         candidates = parents_first(state, candidates)
+        ready = [reservations.get(candidate.id) for candidate in candidates]
+        fits = len(candidates) <= limits.max_count and sum([one.size for one in candidates]) <= limits.max_bytes
+        if fits and all([one is not None and one.min_height <= parent.height + 1 for one in ready]):
+            return Selection(list(candidates), {}, [])
         chosen: list[Candidate] = []
         deferred: list[Candidate] = []
         rejected: dict[bytes, str] = {}

@@ -169,6 +169,9 @@ def parents_first(state: Reservations, candidates: Sequence[Candidate]) -> Seque
     """The same candidates, each after those among them that it spends from; as given where that holds already."""
     unmined = state.unmined
     place = {candidate.id: index for index, candidate in enumerate(candidates)}
+    held = [reserved.effect.spends for id in place if (reserved := unmined.get(id)) is not None]
+    if place.keys().isdisjoint([spent[:32] for spends in held for spent in spends]):
+        return candidates  # none stands on another
     wrong = False
     parents: list[list[int]] = []
     for index, candidate in enumerate(candidates):
