@@ -27,10 +27,11 @@ from nodewright_aptos.shards.coordinator import Abandoned, Run
 from nodewright_aptos.shards.divide import divide
 from nodewright_aptos.shards.figures import Meter
 from nodewright_aptos.shards.messages import MAX_KEYS, Hello
-from nodewright_aptos.shards.options import BY_SENDER, LOCAL, Options, read_options
+from nodewright_aptos.shards.options import BY_SENDER, LOCAL, RAY, Options, read_options
 from nodewright_aptos.shards.peers import Peers, key_of, open_transport
 from nodewright_aptos.shards.placements import Here, LocalProcess, Remote
 from nodewright_aptos.shards.plan import make_plan
+from nodewright_aptos.shards.rays import RayActor, open_ray
 from nodewright_aptos.shards.server import ShardServer, fingerprint_of
 from nodewright_aptos.shards.supervisor import Placement, Shard
 from nodewright_aptos.state import KEPT, BlockEnvironment, Output, aggregate
@@ -230,19 +231,22 @@ async def open_executor(
     own = environment.for_slot("execution.shards")
     async with AsyncExitStack() as stack:
         whole = await stack.enter_async_context(open_any(settings.shard_executor, functions, environment, {}))
-        remote = [one for one in settings.shards if one != LOCAL]
+        remote = [one for one in settings.shards if one not in (LOCAL, RAY)]
         peers = None
         if remote:
             transport = await stack.enter_async_context(open_transport(settings.transport, own, peers=remote))
             own.logger.info("executor shards must allow this key", key=transport.node_id.hex())
             peers = Peers(transport)
+        ray = await stack.enter_async_context(open_ray(own, settings.ray_address)) if RAY in settings.shards else None
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
         if peers is not None:
             nursery.start_soon(peers.run)
         placements: list[Placement] = []
         for number, one in enumerate(settings.shards):
-            if one == LOCAL or peers is None:
+            if one == RAY:
+                placements.append(RayActor(f"ray {number}", ray, settings.shard_executor, functions.modules))
+            elif one == LOCAL or peers is None:
                 placements.append(LocalProcess(f"local {number}", own, settings.shard_executor, functions.modules))
             else:
                 placements.append(Remote(one, key_of(one), peers))

@@ -20,12 +20,13 @@ from typing import Any, Final
 from attrs import frozen
 
 from nodewright_aptos import bcs
-from nodewright_aptos.bcs import Malformed, Reader
+from nodewright_aptos.bcs import MAX_BLOB, Malformed, Reader
 from nodewright_aptos.shards.outputs import (
     MAX_KEY_BYTES,
     blob,
     encode_output,
     optional,
+    read_blob,
     read_optional,
     read_output,
 )
@@ -215,17 +216,17 @@ def _read_batch(reader: Reader) -> Batch:
     keys: list[bytes] = []
     values: list[tuple[int, bytes | None]] = []
     for _ in range(reader.length(MAX_KEYS, 2)):
-        keys.append(reader.blob(MAX_KEY_BYTES))
+        keys.append(read_blob(reader, MAX_KEY_BYTES))
         told = reader.u8()
         if told > PRESENT:
             raise Malformed("a value is sent, absent or not sent")
-        values.append((told, reader.blob() if told == PRESENT else None))
+        values.append((told, read_blob(reader, MAX_BLOB) if told == PRESENT else None))
     items = [_read_item(reader, len(keys)) for _ in range(reader.length(MAX_BATCH, 9))]
     return Batch(part, number, tuple(keys), tuple(values), tuple(items))
 
 
 def _read_item(reader: Reader, count: int) -> Item:
-    position, raw = reader.u32(), reader.blob(MAX_TRANSACTION_BYTES)
+    position, raw = reader.u32(), read_blob(reader, MAX_TRANSACTION_BYTES)
     keys = _read_places(reader, count)
     written = reader.uleb()
     needs = tuple([(reader.uleb(), reader.u32()) for _ in range(reader.length(MAX_KEYS, 5))])
@@ -240,7 +241,9 @@ def _places(places: Sequence[int]) -> bytes:
 
 
 def _read_places(reader: Reader, count: int) -> tuple[int, ...]:
-    places = tuple([reader.uleb() for _ in range(reader.length(MAX_KEYS))])
+    length = reader.length(MAX_KEYS)
+    short = reader.data[reader.at : reader.at + length].isascii()  # each is one byte, which is its number
+    places = tuple(reader.take(length)) if short else tuple([reader.uleb() for _ in range(length)])
     if places and max(places) >= count:
         raise Malformed("a transaction names a key that the micro-batch does not have")
     return places

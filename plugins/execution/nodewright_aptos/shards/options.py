@@ -11,6 +11,7 @@ from nodewright_aptos.shards.peers import key_of
 from nodewright_aptos.shards.server import EXECUTORS
 
 LOCAL: Final = "local"
+RAY: Final = "ray"
 BY_SENDER: Final = "senders"
 PARTITIONERS: Final = ("fanout", "components", "round-robin", BY_SENDER)
 MAX_SHARDS: Final = 256
@@ -18,7 +19,8 @@ MAX_SHARDS: Final = 256
 
 @define
 class Options:
-    """``shards``: for each one ``local`` (a process that this node starts) or KEY@host:port; a number is as many local.
+    """``shards``: for each one ``local`` (a process that this node starts), ``ray`` (an actor of the cluster at
+    ``ray_address``) or KEY@host:port; a number is as many local.
     ``micro_batch`` transactions are sent at once, ``window`` micro-batches without their results. Runs of fewer than
     ``least`` transactions are not divided. Silence is suffered for ``silent_seconds``, and a shard that could go on and has
     no result for ``stuck_seconds`` loses its part; at its start a node waits for its shards no longer than
@@ -34,6 +36,7 @@ class Options:
     stuck_seconds: float = 300.0
     wait_seconds: float = 30.0
     transport: str = "nng"
+    ray_address: str = ""
 
 
 _BOUNDS: Final = {
@@ -66,8 +69,8 @@ def read_options(options: Mapping[str, Any]) -> tuple[Options, list[str]]:
                 or not least <= value <= most
             ):
                 problems.append(f"{name} must be a number from {least} to {most}")
-        elif name == "transport" and not isinstance(value, str):
-            problems.append("transport must be the name of a transport")
+        elif name in ("transport", "ray_address") and not isinstance(value, str):
+            problems.append(f"{name} must be a text")
         elif not hasattr(read, name):
             problems.append(f"the sharded executor has no setting {name!r}: see docs/shards.md")
             continue
@@ -81,7 +84,7 @@ def _shard_problems(value: Any) -> list[str]:
     problems = []
     keys = set()
     for one in value:
-        if one == LOCAL:
+        if one in (LOCAL, RAY):
             continue
         try:
             key = key_of(one)

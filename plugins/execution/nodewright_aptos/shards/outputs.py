@@ -11,7 +11,7 @@ from struct import Struct
 from typing import Final
 
 from nodewright_aptos import bcs
-from nodewright_aptos.bcs import Malformed, Reader
+from nodewright_aptos.bcs import MAX_BLOB, Malformed, Reader
 from nodewright_aptos.ledger import EXECUTED, MISCELLANEOUS, Event, ExecutionStatus
 from nodewright_aptos.state import RETRY, Output
 from nodewright_aptos.statekeys import MAX_STATE_KEY_BYTES
@@ -29,12 +29,30 @@ def blob(value: bytes) -> bytes:
     return bytes((size,)) + value if size < _SMALL else bcs.uleb(size) + value
 
 
+def read_blob(reader: Reader, limit: int) -> bytes:
+    """As ``reader.blob``, in one call where it is short: most of what is read here is."""
+    data, at = reader.data, reader.at
+    if at < reader.end and (size := data[at]) < _SMALL and size <= limit:
+        start = at + 1
+        stop = start + size
+        if stop <= reader.end:
+            reader.at = stop
+            return data[start:stop]
+    elif at + 1 < reader.end and (low := data[at]) > _SMALL and 0 < (high := data[at + 1]) < _SMALL:
+        start = at + 2
+        stop = start + (low & 0x7F | high << 7)
+        if stop <= reader.end and stop - start <= limit:
+            reader.at = stop
+            return data[start:stop]
+    return reader.blob(limit)
+
+
 def optional(value: bytes | None) -> bytes:
     return b"\0" if value is None else b"\1" + blob(value)
 
 
 def read_optional(reader: Reader) -> bytes | None:
-    return reader.blob() if reader.flag() else None
+    return read_blob(reader, MAX_BLOB) if reader.flag() else None
 
 
 def encode_output(position: int, output: Output) -> bytes:
@@ -79,13 +97,13 @@ def read_output(reader: Reader) -> tuple[int, Output]:
     status = EXECUTED if not reader.flag() else _read_status(reader)
     writes: dict[bytes, bytes | None] = {}
     for _ in range(count := reader.length(MAX_ITEMS, 2)):
-        key = reader.blob(MAX_KEY_BYTES)
-        writes[key] = reader.blob() if reader.flag() else None
+        key = read_blob(reader, MAX_KEY_BYTES)
+        writes[key] = read_blob(reader, MAX_BLOB) if reader.flag() else None
     if len(writes) != count:
         raise Malformed("a key is written twice")
     deltas: dict[bytes, int] = {}
     for _ in range(count := reader.length(MAX_ITEMS, 18)):
-        key = reader.blob(MAX_KEY_BYTES)
+        key = read_blob(reader, MAX_KEY_BYTES)
         negative, delta = reader.flag(), reader.u128()
         if negative and not delta:
             raise Malformed("a zero has no sign")
@@ -101,9 +119,12 @@ def read_output(reader: Reader) -> tuple[int, Output]:
             created = tuple([keys[reader.uleb()] for _ in range(count)])
         except IndexError as error:
             raise Malformed("what is created is not written") from error
-    return position, Output(
-        kind, gas, status, writes, deltas, events, created, reader.text(MAX_TEXT), reader.text(MAX_TEXT), fee
-    )
+    code = message = ""
+    if reader.data[reader.at : reader.at + 2] == b"\0\0":
+        reader.at += 2
+    else:
+        code, message = reader.text(MAX_TEXT), reader.text(MAX_TEXT)
+    return position, Output(kind, gas, status, writes, deltas, events, created, code, message, fee)
 
 
 def _status(status: ExecutionStatus) -> bytes:
@@ -126,7 +147,7 @@ def _read_status(reader: Reader) -> ExecutionStatus:
 
 
 def _read_event(reader: Reader) -> Event:
-    type, data = reader.blob(MAX_TEXT), reader.blob()
+    type, data = read_blob(reader, MAX_TEXT), read_blob(reader, MAX_BLOB)
     if not reader.flag():
         return Event(type, data)
     address, creation, sequence = _HANDLE.unpack(reader.take(_HANDLE.size))

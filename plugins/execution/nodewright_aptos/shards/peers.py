@@ -37,7 +37,7 @@ def key_of(address: str) -> bytes:
         key = b""
     if not at or len(key) != 32 or ":" not in place:
         raise ValueError(
-            f"{address!r} is no shard: write local, or KEY@host:port as  nodewright shard  says it when it starts"
+            f"{address!r} is no shard: write local, ray, or KEY@host:port as  nodewright shard  says it when it starts"
         )
     return key
 
