@@ -163,6 +163,9 @@ class Intake:
         if held_elsewhere:
             for item in await self._lost(held_elsewhere):
                 fresh.setdefault(item.id, evolve(item, known=False))
+            if final.last_number > batch.final_mark:  # a block may have come while it was asked where they stand
+                settled_meanwhile(batch, final)
+                fresh = {id: item for id, item in fresh.items() if final.number(id) <= batch.final_mark}
         refusals: list[Refused] = []
         for at in refused:
             answer = answers[at]

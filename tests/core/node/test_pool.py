@@ -89,6 +89,24 @@ async def test_what_the_execution_holds_and_nobody_else_is_taken_up(bench: Any) 
         assert [item.id for item in pool.pending()] == ids[:1]
 
 
+async def test_a_block_that_comes_while_it_is_asked_where_a_transaction_stands(bench: Any) -> None:
+    """In a reorganisation a transaction is in no block for an instant. What is settled in that instant keeps its status."""
+    raws, ids = bench.make(5)
+    async with bench.pool() as pool:
+
+        async def locate(asked: Any) -> list[Any]:
+            # The answer is from before the block, which holds the first and the fourth, and the winner over two others.
+            await pool.settle({ids[0]: BLOCK, ids[3]: BLOCK}, replaced={ids[1]: b"w" * 32, ids[4]: b"w" * 32})
+            return [None for _ in asked]
+
+        pool.attach(lambda: HEAD, locate)
+        bench.execution.held.update(zip(ids[:3], raws[:3], strict=True))  # the others are new
+        answers = await pool.submit(raws)
+        assert await names(pool, ids) == ["committed", "replaced", "pending", "committed", "replaced"]
+        assert [item.id for item in pool.pending()] == [ids[2]]
+        assert [isinstance(answer, Admitted) for answer in answers] == [True, False, True, True, False]
+
+
 async def test_child_before_parent_in_one_call(bench: Any) -> None:
     raws, ids = bench.chain(50)
     async with bench.pool() as pool:
