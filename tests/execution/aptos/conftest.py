@@ -137,6 +137,10 @@ class World:
         info = row.transaction_info()
         return str(info.status.text() if not row.reason else row.reason)
 
+    def rows(self) -> dict[str, dict[bytes, bytes]]:
+        """Every row of the store, empty tables left out."""
+        return {name: dict(table.rows) for name, table in self.disk.live.items() if table.rows}
+
     def supply(self) -> tuple[int, int]:
         """What the aggregator says, and the sum of all coins in the store."""
         rows = self.disk.live["aptos_state"].rows
