@@ -70,7 +70,7 @@ def is_reserved_form(account: str) -> bool:
 
 
 class _Account:
-    """An account name behind its length. Names seen before are not checked again."""
+    """An account name behind its length."""
 
     floor = 4 + MIN_ACCOUNT
 
@@ -84,23 +84,24 @@ class _Account:
         if size > MAX_ACCOUNT:
             raise Malformed(f"an account name of {size} bytes")
         data = source.take(size)
-        name = _ACCOUNTS.get(data)
+        name = account_of(data)
         if name is None:
-            try:
-                name = data.decode("ascii")
-            except UnicodeDecodeError as error:
-                raise Malformed("an account name is not ASCII") from error
-            if not is_account(name):
-                raise Malformed(f"{name[:64]!r} is not an account name")
-            if len(_ACCOUNTS) >= _KNOWN_LIMIT:
-                _ACCOUNTS.clear()
-            _ACCOUNTS[data] = name
+            if not data.isascii():
+                raise Malformed("an account name is not ASCII")
+            raise Malformed(f"{data.decode()[:64]!r} is not an account name")
         return name
 
 
-def known_account(data: bytes) -> str | None:
-    """The name that these bytes are, where it was read before."""
-    return _ACCOUNTS.get(data)
+def account_of(data: bytes) -> str | None:
+    """The name that these bytes are; None where they are none. Names seen before are not checked again."""
+    name = _ACCOUNTS.get(data)
+    if name is None and data.isascii():
+        text = data.decode()
+        if is_account(text):
+            if len(_ACCOUNTS) >= _KNOWN_LIMIT:
+                _ACCOUNTS.clear()
+            _ACCOUNTS[data] = name = text
+    return name
 
 
 class _Tagged:

@@ -27,7 +27,7 @@ from nodewright_near.borsh import (
     struct,
     with_codec,
 )
-from nodewright_near.primitives import MAX_ACCOUNT, AccountId, Hash, PublicKey, Signature, hash256, known_account
+from nodewright_near.primitives import MAX_ACCOUNT, AccountId, Hash, PublicKey, Signature, account_of, hash256
 
 MAX_ACTIONS: Final = 1024
 MAX_TRANSACTION_BYTES: Final = 1_572_864
@@ -236,11 +236,11 @@ def _read_quickly(source: Reader) -> Transaction | None:
 
 
 def _whole_transfer(raw: bytes) -> SignedTransaction | None:
-    """As ``_read_quickly``, where the accounts were met before and there is nothing else in the bytes."""
+    """As ``_read_quickly``, where there is nothing else in the bytes."""
     at = 4 + int.from_bytes(raw[:4], "little")
-    signer = known_account(raw[4:at]) if at <= 4 + MAX_ACCOUNT else None
+    signer = account_of(raw[4:at]) if at <= 4 + MAX_ACCOUNT else None
     end = at + 45 + int.from_bytes(raw[at + 41 : at + 45], "little")
-    receiver = known_account(raw[at + 45 : end]) if end <= at + 45 + MAX_ACCOUNT else None
+    receiver = account_of(raw[at + 45 : end]) if end <= at + 45 + MAX_ACCOUNT else None
     body = end + 53
     if signer is None or receiver is None or raw[end + 32 : end + 37] != ONE_TRANSFER or len(raw) != body + 65:
         return None

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nodewright.kernels.signatures import NativeVerifier
+from nodewright_near import transactions
 from nodewright_near.accounts import FULL_ACCESS, AccessKey, Account, FunctionCallPermission, access_key_key, account_key
-from nodewright_near.borsh import decode, encode
+from nodewright_near.borsh import Malformed, decode, encode
 from nodewright_near.congestion import ShardCongestion
 from nodewright_near.contracts.machine import WasmtimeMachine
 from nodewright_near.headers import CongestionInfo
@@ -218,3 +219,37 @@ def test_a_chunk_of_transfers_is_done_by_hand_and_equal():
     result = same(chunk_of(sent, arrived))
     assert len(result.refusals) == 1 and len(result.outcomes) == 8 + 1 + 6
     assert result.outcomes[-1].tokens_burnt == 0 and arrived[-1].predecessor_id == SYSTEM
+
+
+ACCOUNT_NAMES = st.sampled_from(("ab", "a" * 64, "alice.near", "0" * 64, "a-b_c.d"))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    ACCOUNT_NAMES,
+    ACCOUNT_NAMES,
+    st.integers(0, (1 << 64) - 1),
+    AMOUNTS,
+    st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=2),
+    st.integers(-3, 3),
+)
+def test_read_at_once_it_is_what_the_codec_reads(signer, receiver, nonce, amount, spoilt, longer):
+    """Or it is left to the codec, which says what is wrong with the bytes."""
+    body = Transaction(signer, key_of(signer), nonce, receiver, sha256(b"block").digest(), (Transfer(amount),))
+    raw = bytearray(SignedTransaction.of(body, bytes(65)).raw)
+    for place, byte in spoilt:
+        raw[int(place * len(raw))] = byte
+    data = bytes(raw[:longer] if longer < 0 else raw + bytes(longer))
+    found = transactions._whole_transfer(data)
+    try:
+        expected = decode(SignedTransaction, data)
+    except Malformed:
+        assert found is None
+        return
+    if not spoilt and not longer:
+        assert found is not None
+    if found is not None:
+        assert found == expected and found.raw == data
+        assert (
+            found.slot == access_key_key(expected.transaction.signer_id, expected.transaction.public_key) == expected.slot
+        )
