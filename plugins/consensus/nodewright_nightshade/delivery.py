@@ -18,8 +18,9 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 import trio
 from attrs import define, field
 
-from nodewright.errors import BodyTooLarge, NotHere, PeerGone, RequestTimeout
+from nodewright.errors import PeerGone
 from nodewright.interfaces.transport import Transport
+from nodewright.transport.fetch import whole_body
 from nodewright_near.borsh import Malformed, decode, encode
 from nodewright_near.chunks import MAX_CHUNK_BYTES
 from nodewright_near.headers import ChunkHeader
@@ -218,6 +219,8 @@ class Delivery:
             self.chain.environment.logger.debug("not had", peer=peer.hex()[:16], reason=str(error))
         finally:
             self._at_work[peer] -= 1
+            if not self._at_work[peer]:
+                del self._at_work[peer]
 
     async def _take_body(self, header: ChunkHeader, body: bytes) -> None:
         """Raises Forged: nobody passes a body on that he has not read."""
@@ -378,13 +381,7 @@ class Delivery:
         return None
 
     async def _fetch(self, source: bytes, kind: str, id: bytes, limit: int) -> bytes | None:
-        data = bytearray()
-        try:
-            async for piece in self.transport.fetch(source, kind, id, limit, timeout_seconds=self._timeout):
-                data += piece
-        except (PeerGone, RequestTimeout, NotHere, BodyTooLarge):
-            return None
-        return bytes(data)
+        return await whole_body(self.transport, source, kind, id, limit, self._timeout)
 
     async def _read(self, header: ChunkHeader, body: bytes, producers: int) -> Chunk:
         boundaries = self.chain.genesis.boundaries

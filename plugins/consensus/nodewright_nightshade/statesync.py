@@ -22,10 +22,10 @@ from collections.abc import Callable, Collection
 import trio
 from attrs import frozen
 
-from nodewright.errors import BodyTooLarge, NotHere, PeerBusy, PeerGone, RequestTimeout
 from nodewright.interfaces.common import BlockRef
 from nodewright.interfaces.execution import StateParts, StateTarget
 from nodewright.interfaces.transport import Transport
+from nodewright.transport.fetch import whole_body
 from nodewright_near.borsh import encode
 from nodewright_nightshade.blocks import extra_of
 from nodewright_nightshade.chain import Chain, Held, placed
@@ -205,14 +205,10 @@ class StateSync:
         peers = [one.id for one in self.transport.peers()]
         self.chain.environment.random.shuffle(peers)
         for peer in peers:
-            data = bytearray()
-            limit = self.execution.max_part_bytes
-            try:
-                async for piece in self.transport.fetch(peer, BODY_STATE, id, limit, timeout_seconds=self._timeout):
-                    data += piece
-            except (PeerGone, PeerBusy, RequestTimeout, NotHere, BodyTooLarge):
+            part = await whole_body(self.transport, peer, BODY_STATE, id, self.execution.max_part_bytes, self._timeout)
+            if part is None:
                 continue
-            if await self.execution.take_part(target, index, bytes(data)):
+            if await self.execution.take_part(target, index, part):
                 self.parts_taken += 1
                 return
             self._blame(peer, f"part {index} of the state of shard {target.shard} that is none")

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 
 import trio
 
-from nodewright.errors import BodyTooLarge, NotHere, PeerGone, RequestTimeout
 from nodewright.interfaces.transport import Transport
+from nodewright.transport.fetch import whole_body
 from nodewright_nightshade import witness
 from nodewright_nightshade.blocks import extra_of
 from nodewright_nightshade.chain import Chain
@@ -110,11 +110,4 @@ class Witnesses:
         return False
 
     async def _fetch(self, source: bytes, id: bytes) -> bytes | None:
-        data = bytearray()
-        pieces = self.transport.fetch(source, BODY_WITNESS, id, MAX_WITNESS_BYTES, timeout_seconds=self._timeout)
-        try:
-            async for piece in pieces:
-                data += piece
-        except (PeerGone, RequestTimeout, NotHere, BodyTooLarge):
-            return None
-        return bytes(data)
+        return await whole_body(self.transport, source, BODY_WITNESS, id, MAX_WITNESS_BYTES, self._timeout)
