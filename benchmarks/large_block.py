@@ -31,7 +31,6 @@ from nodewright.node.metrics import Registry
 from nodewright.node.pool import Pool, PoolLimits
 from nodewright.node.process import COLLECTOR_THRESHOLDS
 from nodewright.plugins.specs import Dependencies
-from nodewright.storage.blob_adapter import open_blobs
 from nodewright.storage.utxo_adapter import open_utxo
 from nodewright.testing.environment import LocalEnvironment
 from nodewright_bitcoin import columns
@@ -39,6 +38,7 @@ from nodewright_bitcoin.engine import BitcoinEngine
 from nodewright_bitcoin.network import LOCAL
 from nodewright_bitcoin.policy import Policy
 from nodewright_bitcoin.state import Reservation
+from nodewright_files.plugin import FilesConfig, open_files
 from nodewright_leveldb.plugin import LevelDBConfig, open_leveldb
 from nodewright_nakamoto import subtree
 from nodewright_nakamoto.config import NakamotoConfig
@@ -114,7 +114,10 @@ async def run(leaves: int, profiled: str) -> None:
 
         utxo = await stack.enter_async_context(open_utxo(await store("utxo"), environment))
         chain = await store("chain")
-        blobs = await stack.enter_async_context(open_blobs(await store("blobs"), environment))
+        (folder / "blobs").mkdir()
+        blobs = await stack.enter_async_context(
+            open_files(FilesConfig(path=str(folder / "blobs")), Dependencies(), environment)
+        )
         engine = BitcoinEngine(utxo, NativeVerifier(), environment, LOCAL, Policy(), b"\x51", 1 << 20)
         await engine.load()
         events = await stack.enter_async_context(Events.open(environment, folder / "events"))

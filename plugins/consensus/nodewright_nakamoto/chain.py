@@ -236,7 +236,7 @@ class Chain:
         if problem:
             await self.refuse(node, "duplicate-transaction", problem)
             return False
-        result = await self._execute(node, block)
+        result, columns = await self._execute(node, block)
         self.validated_blocks += 1
         if isinstance(result, Invalid):
             await self.refuse(node, result.code, result.message, result.transaction)
@@ -256,7 +256,7 @@ class Chain:
         self.index.active.append(node)
         evicted = {**result.evicted, **(late or {})}
         move.evicted.update(evicted)
-        await self._settle(node, block, evicted)
+        await self._settle(node, columns, evicted)
         self.fresh_bundles.difference_update(block.subtrees)
         self.events.publish(
             "block_accepted",
@@ -314,7 +314,8 @@ class Chain:
         more.setdefault("extra", self.index.median_time(parent).to_bytes(8, "little"))
         return BlockContext(height=height, time=time, protocol_version=self.genesis.protocol_version(height), **more)
 
-    async def _execute(self, node: Node, block: Block) -> Outcome | Invalid | Incomplete:
+    async def _execute(self, node: Node, block: Block) -> tuple[Outcome | Invalid | Incomplete, list[bytes]]:
+        """And the ids of its bundles, a column for each."""
         assert node.parent is not None
         with_bodies = {id for id in block.subtrees if id in self.fresh_bundles}
         context = self.context(node.parent, node.time)
@@ -327,7 +328,7 @@ class Chain:
                 continue
             if isinstance(result, Deferred):
                 raise StoreError(f"the execution stands at {result.have} where the chain's tip is {node.parent.ref}")
-            return result
+            return result, [bundle.ids for bundle in bundles]
 
     async def _bundle(self, id: bytes, with_bodies: bool) -> Bundle:
         if with_bodies:
@@ -339,8 +340,7 @@ class Chain:
         ids = await self.store.ids(id)
         return Bundle(BundleRef(id, len(ids) // 32), ids)
 
-    async def _settle(self, node: Node, block: Block, evicted: Mapping[bytes, bytes]) -> None:
-        columns = [await self.store.ids(id) for id in block.subtrees]
+    async def _settle(self, node: Node, columns: Sequence[bytes], evicted: Mapping[bytes, bytes]) -> None:
         offload = self.environment.offload
         committed = InBlock(columns, node.ref)
         await self.pool.settle(committed=committed, replaced=evicted)
@@ -457,7 +457,7 @@ class Chain:
         base = self.index.fork_point(marker, self.index.tip)
         for node in self.index.path(base, self.index.tip):
             block, _ = await self.read_block(node)
-            await self._settle(node, block, {})
+            await self._settle(node, [await self.store.ids(id) for id in block.subtrees], {})
 
     def block_ref(self, ids: Iterable[bytes]) -> BlockRef | None:
         """The block of the active chain among these, if any."""
