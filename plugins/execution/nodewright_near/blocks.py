@@ -39,7 +39,7 @@ MAX_WITNESS_BYTES: Final = 64 * 1024 * 1024
 # What chunks that ran here sent lately, by the leaf of the outgoing root, which is the hash of the payload: a shard kept
 # here mostly takes in what another one kept here, or itself, sent a block before, and need not read it.
 _sent_here: Final[dict[bytes, tuple[Receipt, ...]]] = {}
-REMEMBERED_RECEIPTS: Final = 1 << 14
+REMEMBERED_RECEIPTS: Final = 1 << 16
 
 
 @frozen
@@ -259,9 +259,11 @@ def _finish(
 
 
 def _remember(leaf: bytes, sent: tuple[Receipt, ...]) -> None:
-    if sum(map(len, list(_sent_here.values()))) + len(sent) > REMEMBERED_RECEIPTS:
-        _sent_here.clear()
+    """The oldest go: what the other shards sent in this block is asked for next."""
     _sent_here[leaf] = sent
+    held = sum(map(len, list(_sent_here.values())))
+    while held > REMEMBERED_RECEIPTS and len(_sent_here) > 1:
+        held -= len(_sent_here.pop(next(iter(_sent_here))))
 
 
 async def execute(

@@ -7,6 +7,7 @@ Version 1 (which begins with the byte 1) and actions with tags from 9 up exist a
 from __future__ import annotations
 
 from hashlib import sha256
+from itertools import islice
 from typing import Annotated, Final
 
 from attrs import define, field, frozen
@@ -201,7 +202,8 @@ class SignedTransaction:
             signed = _whole_transfer(raw) or decode(SignedTransaction, raw)
             if len(raw) <= _REMEMBERED_BYTES:
                 if len(_read_before) >= _REMEMBERED:
-                    _read_before.clear()
+                    for old in list(islice(_read_before, _REMEMBERED // 2)):
+                        _read_before.pop(old, None)
                 _read_before[raw] = signed
         return signed
 
