@@ -35,7 +35,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from attrs import frozen
+from attrs import define
 
 READY: Final = 0
 EXECUTING: Final = 1
@@ -45,7 +45,8 @@ ABORTING: Final = 4
 COMMITTED: Final = 5
 
 
-@frozen
+# Made twice for each transaction: a frozen class costs three times as much. Nobody assigns to one.
+@define
 class Task:
     """Of the transaction at ``place``: execute ``incarnation``, or (``wave`` not None) validate it."""
 
