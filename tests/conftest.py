@@ -8,10 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-settings.register_profile(
-    "nodewright", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-)
-settings.load_profile("nodewright")
+EXAMPLES = 50  # of a property that does not say how many, times --budget
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -21,6 +18,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=1,
         help="how many times the default number of crash points, seeds and rounds the slow suites run (default 1)",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.register_profile(
+        "nodewright",
+        deadline=None,
+        max_examples=EXAMPLES * config.getoption("--budget"),
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    )
+    settings.load_profile("nodewright")
 
 
 # Whole files go to one worker: those that take long begin first, so that none is left over at the end.

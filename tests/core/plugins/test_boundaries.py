@@ -9,7 +9,7 @@ import ast
 import functools
 import importlib.metadata
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -70,13 +70,15 @@ def plugin_packages() -> frozenset[str]:
     return frozenset(point.module.split(".")[0] for point in points) - {"nodewright"}
 
 
-def sources(package: str) -> Iterator[tuple[str, ast.Module]]:
+@functools.cache
+def sources(package: str) -> Sequence[tuple[str, ast.Module]]:
     """(path below the source root, tree) of every module of a package."""
     spec = importlib.util.find_spec(package)
     assert spec is not None and spec.origin is not None
     root = Path(spec.origin).parent
-    for path in sorted(root.rglob("*.py")):
-        yield path.relative_to(root.parent).as_posix(), ast.parse(path.read_text(), str(path))
+    return [
+        (path.relative_to(root.parent).as_posix(), ast.parse(path.read_text(), str(path))) for path in sorted(root.rglob("*.py"))
+    ]
 
 
 def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
