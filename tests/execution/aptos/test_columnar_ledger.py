@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha3_256
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,13 @@ from nodewright.environment import NodeEnvironment
 from nodewright.errors import StoreCorrupt
 from nodewright.interfaces.storage import KeyValueStore, Page, WriteBatch
 from nodewright.kernels import switch
-from nodewright_aptos import hashing
+from nodewright_aptos import gas, hashing
 from nodewright_aptos.addresses import special
-from nodewright_aptos.resources import SUPPLY_KEY, account_key, apt_store_key
+from nodewright_aptos.framework import TRANSFER_GAS
+from nodewright_aptos.resources import SUPPLY_KEY, account_key, apt_store_key, balance
+from nodewright_aptos.shards import testing
 from nodewright_aptos.statekeys import key_hash, value_hash
+from nodewright_aptos.transactions import EntryFunction, UserTransaction
 
 np = pytest.importorskip("numpy")
 pytest.importorskip("numba")
@@ -30,10 +33,10 @@ from nodewright_aptos.bench.command import aptos
 from nodewright_aptos.bench.objects import LedgerBase
 from nodewright_aptos.columnar import durable, layout
 from nodewright_aptos.columnar.calls import register_transaction_functions
-from nodewright_aptos.columnar.ledger import ColumnarLedger
+from nodewright_aptos.columnar.ledger import ColumnarLedger, Columns
 from nodewright_aptos.executors import SequentialExecutor
 from nodewright_aptos.installed import installed_functions
-from nodewright_aptos.state import KEPT, BlockEnvironment
+from nodewright_aptos.state import KEPT, BlockEnvironment, apply
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -46,7 +49,7 @@ def kernels() -> Iterator[None]:
 SIZES = workloads.Sizes(block=300, accounts=400, users=60, clusters=4, resources=2)
 
 
-def plain_root(state: dict[bytes, bytes]) -> bytes:
+def plain_root(state: Mapping[bytes, bytes | None]) -> bytes:
     """Of state values by state key, by the definition of the tree."""
 
     def root(items: list[tuple[bytes, bytes]], depth: int) -> bytes:
@@ -59,11 +62,11 @@ def plain_root(state: dict[bytes, bytes]) -> bytes:
             sides[item[0][depth >> 3] >> (7 - depth % 8) & 1].append(item)
         return sha3_256(hashing.TREE_INTERNAL + root(sides[0], depth + 1) + root(sides[1], depth + 1)).digest()
 
-    return root([(key_hash(key), value_hash(value)) for key, value in state.items()], 0)
+    return root([(key_hash(key), value_hash(value)) for key, value in state.items() if value is not None], 0)
 
 
-def state_of(ledger: ColumnarLedger) -> dict[bytes, bytes]:
-    state = {SUPPLY_KEY: ledger.supply.to_bytes(16, "little")}
+def state_of(ledger: ColumnarLedger) -> dict[bytes, bytes | None]:
+    state: dict[bytes, bytes | None] = {SUPPLY_KEY: ledger.supply.to_bytes(16, "little")}
     for address, row in zip(ledger.addresses[: ledger.count], ledger.rows[: ledger.count], strict=True):
         raw = row.tobytes()
         if row[layout.FLAGS_AT] & layout.HAS_ACCOUNT:
@@ -122,6 +125,66 @@ async def test_blocks_leave_what_sequential_execution_leaves(name: str, tmp_path
         assert executed.results[:, layout.R_GAS].tolist() == [output.gas_used for output in outputs]
         await ledger.hash_values(executed, environment)
         assert await ledger.rehash(executed, environment) == plain_root(before)
+
+
+def columns_of(transactions: Sequence[UserTransaction], seconds: int) -> Columns:
+    """Transfers of ``shards.testing``, whose senders' keys are their own."""
+    payments = [one.payload.arguments for one in transactions if isinstance(one.payload, EntryFunction)]
+    rows = [
+        (
+            layout.PAY,
+            0,
+            0,
+            one.sequence_number,
+            int.from_bytes(amount, "little"),
+            one.max_gas,
+            one.gas_price,
+            one.expires_at,
+            gas.intrinsic(len(one.raw)),
+            TRANSFER_GAS,
+            layout.GOOD_KEY,
+        )
+        for one, (_, amount) in zip(transactions, payments, strict=True)
+    ]
+
+    def addresses(listed: Sequence[bytes]) -> Any:
+        return np.frombuffer(bytearray(b"".join(listed)), np.uint8).reshape(-1, 32)
+
+    senders = addresses([one.sender for one in transactions])
+    return Columns(senders, addresses([one for one, _ in payments]), np.array(rows, np.uint64), seconds)
+
+
+async def test_random_blocks_leave_what_sequential_execution_leaves(tmp_path: Path, budget: int) -> None:
+    """40 blocks, four on each of ten ledgers; ``--budget 250`` runs 10,000."""
+    environment = NodeEnvironment("test", tmp_path)
+    functions = installed_functions()
+    sequential = SequentialExecutor(functions, environment)
+    seen: set[Any] = set()
+    for seed in range(10 * budget):
+        world = testing.World(seed, (2, 5, 30)[seed % 3], odd=0.0, bad=0.15)
+        people = [one.address for one in world.people if world.state.get(account_key(one.address))]
+        ledger = ColumnarLedger()
+        ledger.found(
+            np.frombuffer(bytearray(b"".join(people)), np.uint8).reshape(-1, 32),
+            np.array([balance(world.state[apt_store_key(one)] or b"") for one in people], np.uint64),
+        )
+        state = state_of(ledger)
+        for number in range(4):
+            block = world.block(world.random.choice([1, 7, 30, 60]))
+            outputs = await sequential.run(testing.DictBase(dict(state)), block, testing.BLOCK)
+            for output in outputs:
+                apply(state, output)
+            executed = ledger.execute(columns_of(block, testing.NOW))
+            gas_used = executed.results[:, layout.R_GAS].tolist()
+            assert [one.gas_used for one in outputs] == gas_used, (seed, number)
+            kept = (executed.results[:, layout.R_STATUS] < layout.REFUSED).tolist()
+            assert [one.kind == KEPT for one in outputs] == kept, (seed, number)
+            assert state_of(ledger) == state, (seed, number)
+            await ledger.hash_values(executed, environment)
+            assert await ledger.rehash(executed, environment) == plain_root(state), (seed, number)
+            seen.update((one.kind, one.status.reason) for one in outputs)
+    assert {kind for kind, _ in seen} == {0, 1, 2}
+    assert {reason for _, reason in seen} >= {"", "EINSUFFICIENT_BALANCE"}
 
 
 class DictStore(KeyValueStore):

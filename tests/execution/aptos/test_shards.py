@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -16,11 +14,9 @@ from nodewright_aptos.functions import Functions
 from nodewright_aptos.installed import installed_functions
 from nodewright_aptos.shards import coordinator, messages, testing
 from nodewright_aptos.shards.executor import ShardedExecutor
-from nodewright_aptos.shards.links import Link, LinkLost, linked
-from nodewright_aptos.shards.messages import Pong, decode
 from nodewright_aptos.shards.options import Options
 from nodewright_aptos.shards.server import ShardServer
-from nodewright_aptos.shards.testing import BLOCK, DictBase, World
+from nodewright_aptos.shards.testing import BLOCK, DictBase, Far, World
 
 STRANGE = ("wild", "liar", "mint", "census", "peek")
 
@@ -32,50 +28,6 @@ def functions() -> Functions:
 
 
 FUNCTIONS = functions()
-
-
-class Far:
-    """A shard at the end of a slow line: every message takes a while, in order; after ``lives[n]`` messages from it the
-    n-th connection is cut, or it falls silent, or it says nothing any more but that it is there."""
-
-    def __init__(self, name: str, server: ShardServer, rng: random.Random, lives: list[int], end: str) -> None:
-        self.name = name
-        self._server = server
-        self._random = rng
-        self._lives = lives
-        self._end = end
-
-    @asynccontextmanager
-    async def connect(self) -> AsyncIterator[Link]:
-        life = self._lives.pop() if self._lives else 1 << 30
-        near, middle = linked()
-        other, far = linked()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._server.serve, far)
-            nursery.start_soon(self._carry, middle, other, 1 << 30)
-            nursery.start_soon(self._carry, other, middle, life)
-            try:
-                yield near
-            finally:
-                nursery.cancel_scope.cancel()
-
-    async def _carry(self, source: Link, target: Link, life: int) -> None:
-        slowest = self._random.choice([0.001, 0.1, 1.0])
-        try:
-            while True:
-                data = await source.receive()
-                life -= 1
-                if life < 0 and (self._end != "stuck" or not isinstance(decode(data), Pong)):
-                    if self._end == "stuck":
-                        continue
-                    break
-                await trio.sleep(self._random.uniform(0, slowest))
-                await target.send(data)
-        except LinkLost:
-            return
-        if self._end == "silent":
-            await trio.sleep_forever()
-        await target.aclose()
 
 
 async def sharded(

@@ -3,20 +3,30 @@
 ``0xc1::trial``: ``bump(counter, amount)`` changes one of a few counters that all share and declares it;
 ``total(counter, amount)`` reads all; ``look(counter, _)`` changes none and says in an event what it reads of two; ``wild``
 bumps and declares nothing; ``liar`` reads or writes a counter other than the one it declares; ``mint`` changes an
-aggregator, ``census`` reads it and declares so, ``peek`` reads it and does not; ``fault`` raises.
+aggregator, ``census`` reads it and declares so, ``peek`` reads it and does not; ``fault`` raises. They meet the
+framework's transfers in ``freeze`` and ``widen``, which change the layout or the state of the sender's own resources and
+declare it, and in ``spill``, which pays whom a counter says and declares nothing.
+
+``Far`` is a shard at the end of a slow and mortal line, for simulations.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from nodewright_aptos import bcs, resources
+import trio
+
+from nodewright_aptos import bcs, framework, resources
 from nodewright_aptos.addresses import ED25519, ONE, authentication_key
 from nodewright_aptos.authenticators import CURVE_ED25519, AccountAuthenticator
 from nodewright_aptos.functions import Call, Functions, TransactionFunction
 from nodewright_aptos.ledger import Event, event_type
+from nodewright_aptos.shards.links import Link, LinkLost, linked
+from nodewright_aptos.shards.messages import Pong, decode
+from nodewright_aptos.shards.server import ShardServer
 from nodewright_aptos.state import Absent, BlockEnvironment
 from nodewright_aptos.statekeys import table_key
 from nodewright_aptos.transactions import (
@@ -97,6 +107,35 @@ def _fault(call: Call) -> None:
     raise RuntimeError("a function with a fault of its own")
 
 
+def _freeze(call: Call) -> None:
+    key = resources.apt_store_key(call.sender)
+    store = call.view.get(key)
+    if store is None:
+        raise call.abort(0x60005, "ENO_COINS")
+    call.view.set(key, store[:8] + bytes([not store[8]]) + store[9:])
+
+
+def _widen(call: Call) -> None:
+    """As if a capability were offered, or taken back: another length than accounts have."""
+    key = resources.account_key(call.sender)
+    account = call.view.get(key) or b""
+    wide = len(account) != resources.ACCOUNT_BYTES
+    call.view.set(key, account[: resources.ACCOUNT_BYTES] if wide else account + bytes(32))
+
+
+def _spill(call: Call) -> None:
+    number, amount = call.arguments
+    at = _number(call, counter_key(number)) % len(PEOPLE)
+    for person in PEOPLE[at : at + 2]:
+        framework.pay(call, person.address, amount)
+    _change(call, counter_key(number), at)
+
+
+def _of_sender(signers: tuple[bytes, ...], types: object, arguments: object) -> tuple[list[bytes], list[bytes]]:
+    keys = [resources.account_key(signers[0]), resources.apt_store_key(signers[0])]
+    return keys, keys
+
+
 def _own(signers: object, types: object, arguments: tuple[Any, ...]) -> tuple[list[bytes], list[bytes]]:
     key = [counter_key(arguments[0])]
     return key, key
@@ -126,6 +165,9 @@ def register_transaction_functions(functions: Functions) -> None:
         ("census", _census, _supply),
         ("peek", _peek, _own),
         ("fault", _fault, _own),
+        ("freeze", _freeze, _of_sender),
+        ("widen", _widen, _of_sender),
+        ("spill", _spill, None),
     ):
         functions.add(TransactionFunction(TRIAL, "trial", name, parameters, run, 1, 0, accesses))
 
@@ -207,3 +249,47 @@ class World:
 
     def block(self, count: int) -> list[UserTransaction]:
         return [self.transaction() for _ in range(count)]
+
+
+class Far:
+    """A shard at the end of a slow line: every message takes a while, in order; after ``lives[n]`` messages from it the
+    n-th connection is cut, or it falls silent, or it says nothing any more but that it is there."""
+
+    def __init__(self, name: str, server: ShardServer, rng: random.Random, lives: list[int], end: str) -> None:
+        self.name = name
+        self._server = server
+        self._random = rng
+        self._lives = lives
+        self._end = end
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[Link]:
+        life = self._lives.pop() if self._lives else 1 << 30
+        near, middle = linked()
+        other, far = linked()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._server.serve, far)
+            nursery.start_soon(self._carry, middle, other, 1 << 30)
+            nursery.start_soon(self._carry, other, middle, life)
+            try:
+                yield near
+            finally:
+                nursery.cancel_scope.cancel()
+
+    async def _carry(self, source: Link, target: Link, life: int) -> None:
+        slowest = self._random.choice([0.001, 0.1, 1.0])
+        try:
+            while True:
+                data = await source.receive()
+                life -= 1
+                if life < 0 and (self._end != "stuck" or not isinstance(decode(data), Pong)):
+                    if self._end == "stuck":
+                        continue
+                    break
+                await trio.sleep(self._random.uniform(0, slowest))
+                await target.send(data)
+        except LinkLost:
+            return
+        if self._end == "silent":
+            await trio.sleep_forever()
+        await target.aclose()
