@@ -2,8 +2,8 @@
 and its root, the accumulator and its root, and every row of the store.
 
 ``pytest tests/execution/aptos/test_executors_agree.py -k NAME --budget 250`` runs 10,000 random blocks; NAME is
-block_stm_arrays, block_stm_workers, block_stm_processes, columnar or sharded. The columnar ledger, which holds a whole state in arrays,
-has such a test in ``test_columnar_ledger.py``.
+block_stm_arrays, block_stm_workers, block_stm_processes, columnar or sharded. The columnar ledger, which holds a whole
+state in arrays, has such a test in ``test_columnar_ledger.py``.
 """
 
 from __future__ import annotations
