@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import trio
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nodewright.errors import FormatMismatch, StoreCorrupt
-from nodewright.interfaces import BlockRef, UtxoTransaction, WriteBatch
+from nodewright.interfaces import BlockRef, Page, UtxoTransaction, WriteBatch
 from nodewright.plugins.specs import Dependencies
 from nodewright.storage import utxo_records as records
 from nodewright.storage.utxo_adapter import KeyValueUtxoStore, open_utxo
@@ -130,6 +132,65 @@ async def test_pruning_is_bounded_and_resumes(tmp_path: Path, monkeypatch: pytes
     assert len((await store.scan(records.TX)).items) == 250
     assert len((await store.scan(records.SPENT)).items) == 0
     assert len((await store.scan(records.BURIED)).items) == 0
+
+
+class Slow(Counting):
+    """Every call takes a time of its own, so that calls of different tasks meet in every order."""
+
+    def __init__(self, dice: random.Random) -> None:
+        super().__init__()
+        self._dice = dice
+
+    async def commit(self, batch: WriteBatch, durable: bool = True) -> None:
+        await trio.sleep(self._dice.random())
+        await super().commit(batch, durable)
+
+    async def get_many(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        await trio.sleep(self._dice.random())
+        return await super().get_many(table, keys)
+
+    async def scan(self, table: str, prefix: bytes = b"", after: bytes | None = None, limit: int = 1000) -> Page:
+        await trio.sleep(self._dice.random())
+        return await super().scan(table, prefix, after, limit)
+
+
+@pytest.mark.seeds(8)
+async def test_a_reorganisation_while_mined_ones_are_struck_loses_none_that_are_unmined(
+    tmp_path: Path, seed: int, autojump_clock: object
+) -> None:
+    dice = random.Random(seed)
+    async with opened(tmp_path, Slow(dice)) as (store, utxo), trio.open_nursery() as nursery:
+        chain = [BlockRef(100, bytes(32))]
+        await utxo.replace([], [], 100, chain[0])
+
+        async def strike() -> None:
+            while True:
+                await utxo.prune(0)
+                await trio.sleep(dice.random())
+
+        nursery.start_soon(strike)
+        unmined: list[bytes] = []
+        mined: list[tuple[bytes, list[bytes]]] = []
+        for number in range(40):
+            for _ in range(dice.randrange(3)):
+                tx = UtxoTransaction(txid(1000 + dice.getrandbits(200)), (), TWO_OUTPUTS)
+                await utxo.spend_and_create([tx], 1)
+                unmined.append(tx.txid)
+            if dice.random() < 0.5:
+                taken = dice.sample(unmined, dice.randrange(len(unmined) + 1))
+                block = BlockRef(chain[-1].height + 1, txid(number))
+                await utxo.assign_bundle(block.id, b"".join(taken))
+                await utxo.replace([], [], block.height, block, mined=[block.id])
+                chain.append(block)
+                mined.append((block.id, taken))
+                unmined = [one for one in unmined if one not in taken]
+            elif mined:
+                bundle, back = mined.pop()
+                chain.pop()
+                await utxo.replace([], [], chain[-1].height, chain[-1], unmined=[bundle])
+                unmined += back
+            assert sorted([held.txid async for held in utxo.iterate_unmined()]) == sorted(unmined)
+        nursery.cancel_scope.cancel()
 
 
 async def test_the_cache_keeps_its_budget(tmp_path: Path) -> None:

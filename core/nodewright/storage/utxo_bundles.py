@@ -6,8 +6,8 @@ Invariants:
   out of the chain) until some mined bundle that holds it was *compacted*: its transactions struck from ``utxo_admitted``;
 - a mined bundle that was not compacted is in ``utxo_fresh``; so the unmined are: admitted, minus those of fresh bundles,
   minus those removed since;
-- compaction strikes only rows that were there when it began, and a bundle stays fresh if any was taken out of the chain
-  meanwhile: a crash or a reorganisation in the middle repeats work and loses nothing;
+- compaction begins between two commits and strikes only rows that were there then, and a bundle stays fresh if any was
+  taken out of the chain meanwhile: a crash or a reorganisation in the middle repeats work and loses nothing;
 - taking a bundle out makes every bundle mined up to ``REVIVED_BLOCKS`` below it fresh again: they may name the same
   transactions, and were put in before this one was taken out.
 
@@ -205,8 +205,9 @@ class Bundles:
     async def compact(self) -> bool:
         """Strike the transactions of fresh bundles from ``utxo_admitted``; False where some are left for the next call.
         Takes the lock row by row: one call at a time, beside anything else."""
-        end = self._sequence
-        taken_out = self._taken_out
+        async with self._lock:  # between commits: a row numbered below ``end`` is in the store, and so is its reason
+            end = self._sequence
+            taken_out = self._taken_out
         chosen: list[bytes] = []
         mined: set[bytes] = set()
         complete = True
