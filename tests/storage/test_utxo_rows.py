@@ -159,7 +159,7 @@ async def test_a_reorganisation_while_mined_ones_are_struck_loses_none_that_are_
     tmp_path: Path, seed: int, autojump_clock: object
 ) -> None:
     dice = random.Random(seed)
-    async with opened(tmp_path, Slow(dice)) as (store, utxo), trio.open_nursery() as nursery:
+    async with opened(tmp_path, Slow(dice)) as (_, utxo), trio.open_nursery() as nursery:
         chain = [BlockRef(100, bytes(32))]
         await utxo.replace([], [], 100, chain[0])
 
