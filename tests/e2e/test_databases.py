@@ -131,7 +131,8 @@ ON: dict[str, Callable[[tuple[str, ...], Callable[[str], Settings]], Settings]] 
 # The wrappers stand under every family alike: the first tries them always, the others with a larger budget, as they do
 # LevelDB, which is what they are shipped on and so what the others are compared with.
 FEWER = [
-    pytest.param(one, marks=pytest.mark.long) if one in ("leveldb", "cached", "write_behind", "faulty") else one for one in ON
+    pytest.param(one, marks=pytest.mark.long) if one in ("leveldb", "cached", "write_behind", "faulty") else one
+    for one in ON
 ]
 
 

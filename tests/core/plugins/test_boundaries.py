@@ -77,7 +77,8 @@ def sources(package: str) -> Sequence[tuple[str, ast.Module]]:
     assert spec is not None and spec.origin is not None
     root = Path(spec.origin).parent
     return [
-        (path.relative_to(root.parent).as_posix(), ast.parse(path.read_text(), str(path))) for path in sorted(root.rglob("*.py"))
+        (path.relative_to(root.parent).as_posix(), ast.parse(path.read_text(), str(path)))
+        for path in sorted(root.rglob("*.py"))
     ]
 
 
