@@ -117,7 +117,7 @@ def network(tmp_path: Path, track: str) -> Iterator[tuple[list[Member], Path]]:
             member.process.kill()
 
 
-@pytest.mark.parametrize("track", [pytest.param("all", marks=pytest.mark.long), "assigned"])
+@pytest.mark.parametrize("track", [pytest.param(one, marks=pytest.mark.long) for one in ("all", "assigned")])
 def test_four_shards_on_four_processes(network: tuple[list[Member], Path], track: str) -> None:
     """With the state of all shards everywhere, and with two shards' on each node, the others checked from witnesses."""
     members, folder = network

@@ -103,7 +103,6 @@ def test_garbage_is_malformed_or_exactly_what_was_read(kind: type[Any], raw: byt
 
 
 @given(st.data())
-@settings(max_examples=100)
 def test_what_is_read_and_written_by_hand_is_what_the_codecs_say(data: st.DataObject) -> None:
     receipt = data.draw(values(codec_of(receipts.Receipt)))
     out = bytearray()
