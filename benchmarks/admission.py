@@ -9,6 +9,7 @@ whole process's, so work on threads counts. ``verify`` is libsecp256k1's own tim
 from __future__ import annotations
 
 import argparse
+import gc
 import hashlib
 import json
 import tempfile
@@ -24,7 +25,8 @@ from nodewright import kernels
 from nodewright.interfaces.common import Admitted, BlockContext, BlockRef, Bundle, BundleRef
 from nodewright.interfaces.execution import HEAD, ExecutionRequest
 from nodewright.kernels import yardstick
-from nodewright.kernels.signatures import NativeVerifier
+from nodewright.kernels.signatures import ECDSA_LANES, NativeVerifier
+from nodewright.node.process import COLLECTOR_THRESHOLDS
 from nodewright.plugins.specs import Dependencies
 from nodewright.storage.utxo_adapter import open_utxo
 from nodewright.testing.environment import LocalEnvironment
@@ -68,7 +70,7 @@ def spends(funded: bytes, keys: list[bytes]) -> list[bytes]:
 
 
 async def run(count: int, batch: int, store: str, profile: bool) -> dict[str, object]:
-    if kernels.warm_up(columns.KERNELS) is not None:
+    if kernels.warm_up(columns.KERNELS, ECDSA_LANES) is not None:
         print("kernels are not available: measuring the plain path")
     clock = Clock()
     async with AsyncExitStack() as stack:
@@ -98,6 +100,8 @@ async def run(count: int, batch: int, store: str, profile: bool) -> dict[str, ob
         raws = spends(given.txid, keys)
         if profile:
             instrument(clock)
+        gc.freeze()  # as a node's process does
+        gc.set_threshold(*COLLECTOR_THRESHOLDS)
         ids: list[bytes] = []
         began = time.perf_counter()
         for start in range(0, count, batch):
