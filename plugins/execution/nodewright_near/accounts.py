@@ -12,7 +12,7 @@ from nodewright_near.primitives import NO_HASH
 MAX_METHODS: Final = 1024
 MAX_METHOD_NAME: Final = 256
 NONCES_PER_BLOCK: Final = 1_000_000
-_V2_SENTINEL: Final = (1 << 128) - 1
+V2_SENTINEL: Final = (1 << 128) - 1
 
 
 class _AccountForm:
@@ -51,7 +51,7 @@ class Account:
         if len(data) != 72:
             raise Malformed(f"an account has 72 bytes, not {len(data)}")
         amount = int.from_bytes(data[:16], "little")
-        if amount == _V2_SENTINEL:
+        if amount == V2_SENTINEL:
             raise Malformed("an account of the second version is not taken by this node")
         return Account(amount, int.from_bytes(data[16:32], "little"), data[32:64], int.from_bytes(data[64:], "little"))
 

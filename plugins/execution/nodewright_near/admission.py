@@ -13,17 +13,17 @@ from attrs import define
 
 from nodewright.interfaces.common import Admission, Admitted, Refused
 from nodewright.interfaces.execution import Candidate, Limits, Selection
-from nodewright_near.accounts import FULL_ACCESS, NONCES_PER_BLOCK, AccessKey, Account, account_key
+from nodewright_near.accounts import ACCOUNT, NONCES_PER_BLOCK, V2_SENTINEL, AccessKey, Account
 from nodewright_near.borsh import Malformed
-from nodewright_near.checks import charge, check_form, missing_storage_stake
+from nodewright_near.checks import Stakes, charge, check_form
 from nodewright_near.errors import Refusal
 from nodewright_near.fees import U128_MAX, Cost, CostOverflow, TransferPrice, transaction_cost
 from nodewright_near.genesis import shard_of
 from nodewright_near.parameters import Parameters
 from nodewright_near.reservations import Reservations, Slot
 from nodewright_near.shardstore import View
-from nodewright_near.state import decode_access_key
-from nodewright_near.transactions import MAX_TRANSACTION_BYTES, SignedTransaction, Transfer
+from nodewright_near.state import decode_access_key, encode_access_key
+from nodewright_near.transactions import MAX_TRANSACTION_BYTES, MAX_TRANSFER_BYTES, SignedTransaction
 
 IN_PLACE: Final = 256
 
@@ -57,29 +57,55 @@ class Setting:
     closed: Mapping[int, float]
 
 
-@define
 class Signers:
-    """Accounts and keys of a batch's signers, as a state has them; the caller may change them."""
+    """The rows of a batch's signers, accounts and keys, as a state has them; the caller may change them. ``free``: what an
+    account may spend, by its row; ``nonces``: the last one of a key with full access. Who spends and uses them there need
+    not write the rows."""
 
-    accounts: dict[str, Account | None]
-    keys: dict[Slot, AccessKey | None]
+    def __init__(self, stakes: Stakes) -> None:
+        self.free: dict[bytes, int] = {}
+        self.nonces: dict[Slot, int] = {}
+        self._rows: dict[bytes, bytes | None] = {}
+        self._stakes = stakes
 
-    @staticmethod
-    async def read(view: View, transactions: Iterable[SignedTransaction]) -> Signers:
-        signers = Signers({}, {})
-        await signers.read_more(view, transactions)
-        return signers
+    async def read(self, view: View, transactions: Iterable[SignedTransaction]) -> None:
+        """Those that are not here yet."""
+        here = self._rows
+        wanted = list(
+            dict.fromkeys([row for one in transactions for row in (one.row, one.slot) if row not in here]),
+        )
+        for row, raw in zip(wanted, await view.values(wanted), strict=True):
+            self._put(row, raw)
 
-    async def read_more(self, view: View, transactions: Iterable[SignedTransaction]) -> None:
-        """Of those that are not here yet."""
-        here = self.keys
-        wanted_keys = {one.slot: one.transaction.signer_id for one in transactions if one.slot not in here}
-        names = [name for name in dict.fromkeys(wanted_keys.values()) if name not in self.accounts]
-        rows = await view.values([*map(account_key, names), *wanted_keys])
-        for name, row in zip(names, rows, strict=False):
-            self.accounts[name] = None if row is None else Account.decode(row)
-        for slot, row in zip(wanted_keys, rows[len(names) :], strict=True):
-            here[slot] = None if row is None else decode_access_key(row)
+    def _put(self, row: bytes, raw: bytes | None) -> None:
+        self._rows[row] = raw
+        if raw is None:
+            return
+        if row[0] == ACCOUNT:
+            amount = int.from_bytes(raw[:16], "little")
+            if len(raw) == 72 and amount != V2_SENTINEL:
+                self.free[row] = amount - self._stakes[raw[16:]]
+        elif len(raw) == 9 and raw[8] == 1:
+            self.nonces[row] = int.from_bytes(raw[:8], "little")
+
+    def account(self, row: bytes) -> Account | None:
+        raw = self._rows[row]
+        if raw is None:
+            return None
+        account = Account.decode(raw)
+        account.amount = self.free[row] + self._stakes[raw[16:]]
+        return account
+
+    def key(self, slot: Slot) -> AccessKey | None:
+        raw = self._rows[slot]
+        if raw is None:
+            return None
+        nonce = self.nonces.get(slot)
+        return decode_access_key(raw) if nonce is None else AccessKey(nonce)
+
+    def charged(self, signed: SignedTransaction, account: Account, key: AccessKey) -> None:
+        self._put(signed.row, account.encode())
+        self._put(signed.slot, encode_access_key(key))
 
 
 class Admitter:
@@ -87,23 +113,75 @@ class Admitter:
         self.parameters = parameters
         self.boundaries = boundaries
         self.reservations = reservations
+        self.stakes = Stakes(parameters)
 
-    def form(self, raw: bytes) -> SignedTransaction | Admission:
-        """What can be said without the state and without the signature."""
-        signed = parse(raw)
-        if isinstance(signed, Refused):
-            return signed
-        held = self.reservations.by_id.get(signed.id)
-        if held is not None:
-            return Admitted(signed.id, held.signed.raw, known=True, shard=held.shard)
-        try:
-            check_form(self.parameters, signed)
-        except Refusal as refusal:
-            return refused(refusal, signed.id)
-        return signed
+    def read(self, txs: Iterable[bytes]) -> list[SignedTransaction | Admission]:
+        """What can be said of each without the state and without the signature; where nothing is, the transaction."""
+        found: list[SignedTransaction | Admission] = []
+        by_id, plain = self.reservations.by_id, self.parameters.limits.max_transaction >= MAX_TRANSFER_BYTES
+        for raw in txs:
+            signed = parse(raw)
+            if type(signed) is not SignedTransaction:
+                found.append(signed)
+                continue
+            held = by_id.get(signed.id)
+            if held is not None:
+                found.append(Admitted(signed.id, held.signed.raw, known=True, shard=held.shard))
+                continue
+            if signed.deposit < 0 or not plain:
+                try:
+                    check_form(self.parameters, signed)
+                except Refusal as refusal:
+                    found.append(refused(refusal, signed.id))
+                    continue
+            found.append(signed)
+        return found
 
     def shard(self, signed: SignedTransaction) -> int:
-        return shard_of(signed.transaction.signer_id, self.boundaries)
+        return shard_of(signed.signer, self.boundaries)
+
+    def admit_all(
+        self,
+        read: Iterable[SignedTransaction | Admission],
+        signed: Iterable[tuple[bool, int]],
+        signers: Mapping[int, Signers],
+        setting: Setting,
+    ) -> list[Admission]:
+        """What ``read`` left open is answered. ``signed``: of each of those whether its signature is good, and its signer's
+        shard. ``signers``: by shard, of those kept here."""
+        answers: list[Admission] = []
+        places, reserved, price, closed = iter(signed), self.reservations, setting.price, setting.closed
+        by_id, owed, limit = reserved.by_id, reserved.owed, setting.height * NONCES_PER_BLOCK
+        by_slot, none, add = reserved.nonces, dict[int, bytes](), reserved.add
+        for one in read:
+            if type(one) is not SignedTransaction:
+                answers.append(one)  # type: ignore[arg-type]
+                continue
+            good, shard = next(places)
+            here = signers.get(shard)
+            if not good:
+                answers.append(refused(Refusal("InvalidSignature"), one.id))
+            elif here is None:
+                answers.append(Admitted(one.id, one.raw, shard=shard))
+            elif one.id in by_id:  # twice in one call
+                answers.append(Admitted(one.id, one.raw, known=True, shard=shard))
+            else:
+                # What ``charge`` would say of the frequent case, without making what is left.
+                free, last = here.free.get(one.row), here.nonces.get(one.slot)
+                if one.deposit >= 0 and free is not None and last is not None and not closed:
+                    own, nonce = one.receiver == one.signer, one.nonce
+                    total = price.paid[own] + one.deposit
+                    if (
+                        total <= free - owed.get(one.signer, 0)
+                        and total <= U128_MAX
+                        and last < nonce < limit
+                        and nonce not in by_slot.get(one.slot, none)
+                    ):
+                        add(one, total, shard)
+                        answers.append(Admitted(one.id, one.raw, price.burnt[own], shard=shard))
+                        continue
+                answers.append(self.admit(one, shard, here, setting))
+        return answers
 
     def admit(
         self,
@@ -113,31 +191,13 @@ class Admitter:
         setting: Setting,
     ) -> Admission:
         """Against the state and what is reserved; reserves. ``shard``: the signer's."""
-        transaction, slot, reserved = signed.transaction, signed.slot, self.reservations
-        signer = transaction.signer_id
-        account, key = signers.accounts[signer], signers.keys[slot]
-        owed = reserved.owed.get(signer, 0)
-        actions, nonce = transaction.actions, transaction.nonce
-        # What ``charge`` would say of the frequent case, without making what is left.
-        if len(actions) == 1 and type(actions[0]) is Transfer and account is not None and key is not None:
-            own = transaction.receiver_id == signer
-            total = setting.price.paid[own] + actions[0].deposit
-            left = account.amount - owed - total
-            if (
-                left >= 0
-                and total <= U128_MAX
-                and key.permission is FULL_ACCESS
-                and key.nonce < nonce < setting.height * NONCES_PER_BLOCK
-                and not missing_storage_stake(self.parameters, account, left)
-                and not setting.closed
-                and reserved.holder(slot, nonce) is None
-            ):
-                reserved.add(signed, total, shard)
-                return Admitted(signed.id, signed.raw, setting.price.burnt[own], shard=shard)
+        transaction, reserved = signed.transaction, self.reservations
+        account, key = signers.account(signed.row), signers.key(signed.slot)
+        owed = reserved.owed.get(signed.signer, 0)
         try:
             cost = transaction_cost(self.parameters, transaction, setting.gas_price)
             if account is not None and owed:
-                account = Account(max(account.amount - owed, 0), account.locked, account.code_hash, account.storage_usage)
+                account.amount = max(account.amount - owed, 0)
             charge(self.parameters, transaction, account, key, cost, setting.height)
             if setting.closed:
                 target = shard_of(transaction.receiver_id, self.boundaries)
@@ -147,9 +207,9 @@ class Admitter:
             return refused(refusal, signed.id)
         except CostOverflow:
             return refused(Refusal("CostOverflow"), signed.id)
-        holder = reserved.holder(slot, nonce)
+        holder = reserved.holder(signed.slot, signed.nonce)
         if holder is not None:
-            clash = Refusal("InvalidNonce", tx_nonce=nonce, ak_nonce=nonce)
+            clash = Refusal("InvalidNonce", tx_nonce=signed.nonce, ak_nonce=signed.nonce)
             return Refused(clash.innermost, str(clash), "conflict", signed.id, {"error": clash.value, "winner": holder})
         reserved.add(signed, cost.total, shard)
         return Admitted(signed.id, signed.raw, fee=cost.burnt_amount, shard=shard)
@@ -163,7 +223,7 @@ def by_nonce(candidates: Sequence[Candidate], reservations: Reservations) -> lis
     for candidate in candidates:
         held = by_id.get(candidate.id)
         if held is not None:
-            slot, nonce = held.signed.slot, held.signed.transaction.nonce
+            slot, nonce = held.signed.slot, held.signed.nonce
             if last.get(slot, -1) > nonce:
                 mixed.add(slot)
             last[slot] = nonce
@@ -185,7 +245,7 @@ def _reorder(
         held = reservations.by_id.get(candidate.id)
         if held is not None and held.signed.slot in mixed:
             places.setdefault(held.signed.slot, []).append(index)
-            nonces[index] = held.signed.transaction.nonce
+            nonces[index] = held.signed.nonce
     for slots in places.values():
         for place, index in zip(slots, sorted(slots, key=nonces.__getitem__), strict=True):
             ordered[place] = candidates[index]
@@ -215,7 +275,7 @@ def select(
     chosen: list[Candidate] = []
     deferred: list[Candidate] = []
     rejected: dict[bytes, str] = {}
-    accounts, keys = signers.accounts, signers.keys
+    free, nonces = signers.free, signers.nonces
     price, by_id = TransferPrice.of(parameters, gas_price), reservations.by_id
     room, count, limit = limits.max_bytes, limits.max_count, height * NONCES_PER_BLOCK
     for candidate in candidates:
@@ -223,41 +283,34 @@ def select(
         if held is None:
             rejected[candidate.id] = "its nonce was used by another transaction"
             continue
-        transaction, slot = held.signed.transaction, held.signed.slot
-        signer = transaction.signer_id
-        account, key = accounts[signer], keys[slot]
-        actions = transaction.actions
-        if len(actions) == 1 and type(actions[0]) is Transfer and account is not None and key is not None:
-            # The frequent case, without making what is left: see ``Admitter.admit``.
-            own = transaction.receiver_id == signer
-            total = price.paid[own] + actions[0].deposit
-            left = account.amount - total
-            if (
-                left >= 0
-                and total <= U128_MAX
-                and key.permission is FULL_ACCESS
-                and key.nonce < transaction.nonce < limit
-                and not missing_storage_stake(parameters, account, left)
-            ):
-                if len(chosen) >= count or candidate.size > room or price.gas[own] > gas:
+        signed = held.signed
+        row, slot, deposit = signed.row, signed.slot, signed.deposit
+        left, last = free.get(row), nonces.get(slot)
+        if deposit >= 0 and left is not None and last is not None:
+            # The frequent case, without making what is left: see ``Admitter.admit_all``.
+            own = signed.receiver == signed.signer
+            total = price.paid[own] + deposit
+            if total <= left and total <= U128_MAX and last < signed.nonce < limit:
+                burnt = price.gas[own]
+                if len(chosen) >= count or candidate.size > room or burnt > gas:
                     deferred.append(candidate)
                     continue
-                account.amount = left
-                keys[slot] = AccessKey(transaction.nonce)
+                free[row] = left - total
+                nonces[slot] = signed.nonce
                 chosen.append(candidate)
                 room -= candidate.size
-                gas -= price.gas[own]
+                gas -= burnt
                 continue
-        cost: Cost = transaction_cost(parameters, transaction, gas_price)
+        cost: Cost = transaction_cost(parameters, signed.transaction, gas_price)
         if len(chosen) >= count or candidate.size > room or cost.gas_burnt > gas:
             deferred.append(candidate)
             continue
         try:
-            account, key = charge(parameters, transaction, account, key, cost, height)
+            account, key = charge(parameters, signed.transaction, signers.account(row), signers.key(slot), cost, height)
         except Refusal as refusal:
             rejected[candidate.id] = str(refusal)
             continue
-        accounts[signer], keys[slot] = account, key
+        signers.charged(signed, account, key)
         chosen.append(candidate)
         room -= candidate.size
         gas -= cost.gas_burnt

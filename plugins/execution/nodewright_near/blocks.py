@@ -164,6 +164,10 @@ def collect(request: ExecutionRequest, known: Known = _nobody) -> Collected | In
 
 
 def check_signatures(verifier: Verifier, transactions: Sequence[SignedTransaction]) -> list[bool]:
+    if min([signed.deposit for signed in transactions], default=-1) >= 0:  # Ed25519 alone
+        keys = [signed.slot[-32:] for signed in transactions]
+        ids, signatures = [signed.id for signed in transactions], [signed.raw[-64:] for signed in transactions]
+        return [good == 1 for good in verifier.ed25519(keys, ids, signatures)]
     return verify_signatures(
         verifier,
         [signed.transaction.public_key for signed in transactions],

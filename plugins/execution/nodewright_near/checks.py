@@ -157,6 +157,29 @@ def missing_storage_stake(parameters: Parameters, account: Account, amount: int)
     return max(lack, 0)
 
 
+class Stakes:
+    """What accounts may not fall below for the bytes that they use, by what follows the balance in their rows (56 bytes):
+    that is the same for most of them. An account has no ``missing_storage_stake`` exactly where it has so much."""
+
+    def __init__(self, parameters: Parameters) -> None:
+        self._parameters = parameters
+        self._known: dict[bytes, int] = {}
+
+    def __getitem__(self, rest: bytes) -> int:
+        need = self._known.get(rest)
+        if need is None:
+            usage, locked = int.from_bytes(rest[48:], "little"), int.from_bytes(rest[:16], "little")
+            free = usage <= self._parameters.zero_balance_bytes
+            need = 0 if free else max(usage * self._parameters.storage_amount_per_byte - locked, 0)
+            if len(self._known) >= _STAKES:
+                self._known.clear()
+            self._known[rest] = need
+        return need
+
+
+_STAKES: Final = 1 << 14
+
+
 def charge(
     parameters: Parameters,
     transaction: Transaction,

@@ -19,7 +19,7 @@ from attrs import evolve, frozen
 
 from nodewright.caches import Verified
 from nodewright.errors import ConfigurationError, Pruned, StoreError
-from nodewright.interfaces.common import Admission, Admitted, BlockContext, BlockRef, Bundle
+from nodewright.interfaces.common import Admission, BlockContext, BlockRef, Bundle
 from nodewright.interfaces.environment import Environment
 from nodewright.interfaces.execution import (
     BundleIncomplete,
@@ -41,7 +41,7 @@ from nodewright.interfaces.execution import (
 )
 from nodewright.interfaces.storage import KeyValueStore
 from nodewright_near import blocks, records
-from nodewright_near.admission import Admitter, Setting, Signers, by_nonce, first_of, refused, select
+from nodewright_near.admission import Admitter, Setting, Signers, by_nonce, first_of, select
 from nodewright_near.blocks import Collected, Ran, Rules, bodies_of, parse_bodies
 from nodewright_near.borsh import Malformed
 from nodewright_near.checks import check_form
@@ -174,35 +174,26 @@ class NearEngine:
         return ids
 
     async def admit(self, txs: Sequence[bytes], head: BlockRef, time: int) -> list[Admission]:
-        read = [self._admitter.form(raw) for raw in txs]
-        fresh = [one for one in read if isinstance(one, SignedTransaction)]
-        good = await self._signed(fresh)
-        shards = [self._admitter.shard(signed) for signed in fresh]
-        views = {}
-        for shard in set(shards):
+        admitter = self._admitter
+        read = admitter.read(txs)
+        fresh = [one for one in read if type(one) is SignedTransaction]
+        good = await self._signed(fresh, remember=False)
+        shards = [admitter.shard(signed) for signed in fresh]
+        by_shard: dict[int, list[SignedTransaction]] = {}
+        for signed, shard in zip(fresh, shards, strict=True):
+            by_shard.setdefault(shard, []).append(signed)
+        signers = {}
+        for shard, mine in by_shard.items():
             kept = self.shards.get(shard)
             view = None if kept is None else kept.view_near(head.id)
             if view is not None:
-                mine = [signed for signed, place in zip(fresh, shards, strict=True) if place == shard]
-                views[shard] = await Signers.read(view, mine)
+                signers[shard] = Signers(admitter.stakes)
+                await signers[shard].read(view, mine)
         price = TransferPrice.of(self.rules.parameters, self.gas_price)
         setting = Setting(self.gas_price, price, head.height + 1, self._closed())
-        answers: list[Admission] = []
-        places, admit, reserved = iter(zip(good, shards, strict=True)), self._admitter.admit, self.reservations.by_id
-        for one in read:
-            if type(one) is not SignedTransaction:
-                answers.append(one)  # type: ignore[arg-type]
-                continue
-            signature, shard = next(places)
-            signers = views.get(shard)
-            if not signature:
-                answers.append(refused(Refusal("InvalidSignature"), one.id))
-            elif signers is None:
-                answers.append(Admitted(one.id, one.raw, shard=shard))
-            elif one.id in reserved:  # twice in one call
-                answers.append(Admitted(one.id, one.raw, known=True, shard=shard))
-            else:
-                answers.append(admit(one, shard, signers, setting))
+        answers = admitter.admit_all(read, zip(good, shards, strict=True), signers, setting)
+        by_id = self.reservations.by_id  # what is there is known by that
+        self.verified.add([one for one, answer in zip(fresh, good, strict=True) if answer and one.id not in by_id])
         return answers
 
     def _closed(self) -> dict[int, float]:
@@ -242,12 +233,12 @@ class NearEngine:
         ordered: Sequence[Candidate] = mine if self.reservations.in_order else by_nonce(mine, self.reservations)
         chosen: list[Candidate] = []
         rejected: dict[bytes, str] = {}
-        signers, height, room = Signers({}, {}), parent.height + 1, limits.max_bytes
+        signers, height, room = Signers(self._admitter.stakes), parent.height + 1, limits.max_bytes
         while ordered and len(chosen) < limits.max_count:
             count = first_of(parameters, limits, gas)
             first, ordered = ordered[:count], ordered[count:]
             held = [known.signed for one in first if (known := self.reservations.by_id.get(one.id)) is not None]
-            await signers.read_more(view, held)
+            await signers.read(view, held)
             left = evolve(limits, max_count=limits.max_count - len(chosen), max_bytes=room)
             part, gas = select(parameters, first, self.reservations, signers, self.gas_price, height, left, gas)
             rejected.update(part.rejected)
@@ -264,12 +255,22 @@ class NearEngine:
         held = self.reservations.by_id.get(id)
         return held.signed if held is not None else self.verified.get(id)
 
-    async def _signed(self, transactions: Sequence[SignedTransaction]) -> list[bool]:
-        """One answer each; those that were good before are not checked again."""
-        fresh = [signed for signed in transactions if self._known(signed.id) is not signed]
+    async def _signed(self, transactions: Sequence[SignedTransaction], remember: bool = True) -> list[bool]:
+        """One answer each; those that were good before are not checked again. ``remember``: those that are good now."""
+        held, verified = self.reservations.by_id.get, self.verified.get
+        fresh = [
+            signed
+            for signed in transactions
+            if ((known := held(signed.id)) is None or known.signed is not signed) and verified(signed.id) is not signed
+        ]
         good = await self._offload(len(fresh), blocks.check_signatures, self.rules.verifier, fresh)
+        if all(good):
+            if remember:
+                self.verified.add(fresh)
+            return [True] * len(transactions)
         bad = {id(signed) for signed, answer in zip(fresh, good, strict=True) if not answer}
-        self.verified.add(signed for signed in fresh if id(signed) not in bad)
+        if remember:
+            self.verified.add(signed for signed in fresh if id(signed) not in bad)
         return [id(signed) not in bad for signed in transactions]
 
     async def validate_bundle(self, bundle: Bundle, head: BlockRef) -> BundleVerdict:

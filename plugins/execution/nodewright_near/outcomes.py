@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from attrs import define, field, frozen
 
 from nodewright.kernels import sha256_many
-from nodewright_near.borsh import U64, U128, Blob, Enum, Vector, encode, struct
+from nodewright_near.borsh import U64, U128, Blob, Enum, Vector, decode, encode, struct
 from nodewright_near.primitives import AccountId, Hash, hash256
 from nodewright_near.rowhashes import sha256_rows
 
@@ -69,9 +69,22 @@ class Outcome:
     error: Mapping[str, Any] | str | None = None
     _partial: bytes = field(default=b"", init=False, eq=False, repr=False)
 
-    def set_partial(self, raw: bytes) -> None:
-        """Who has its ``PartialOutcome`` in Borsh already."""
-        self._partial = raw
+    @staticmethod
+    def of_partial(id: bytes, gas_burnt: int, tokens_burnt: int, executor_id: str, raw: bytes) -> Outcome:
+        """Of who has its ``PartialOutcome`` in Borsh: what else stands there is read when somebody asks for it."""
+        outcome: Outcome = _bare(Outcome)
+        outcome.id, outcome.gas_burnt, outcome.tokens_burnt, outcome.executor_id = id, gas_burnt, tokens_burnt, executor_id
+        outcome.logs, outcome.error, outcome._partial = (), None, raw
+        return outcome
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name not in ("receipt_ids", "status"):
+                raise AttributeError(name)
+            partial = decode(PartialOutcome, self._partial)
+            self.receipt_ids, self.status = partial.receipt_ids, partial.status
+            return getattr(self, name)
 
     def partial(self) -> bytes:
         """The Borsh form of its ``PartialOutcome``, put together by hand, once: this is made for every receipt."""
@@ -111,4 +124,5 @@ def outcome_leaves(outcomes: Sequence[Outcome]) -> bytes:
     return b"".join(sha256_many(joined))
 
 
+_bare: Final = object.__new__
 _TWO: Final = (2).to_bytes(4, "little")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from attrs import define, field, frozen
 
@@ -87,16 +87,14 @@ class _ReceiptForm:
         identity = source.at
         if data[identity + 32 : identity + 33] == b"\0":
             source.at = identity + 33
-            signer = _ACCOUNT.read(source)
+            _ACCOUNT.read(source)
             at = source.at
             if data[at : at + 1] == b"\0" and data[at + 49 : at + 62] == _PLAIN and at + 78 <= source.end:
                 source.at = at + 78
-                deposit = Transfer(int.from_bytes(data[at + 62 : at + 78], "little"))
                 price = int.from_bytes(data[at + 33 : at + 49], "little")
-                body = ActionReceipt(signer, data[at : at + 33], price, (), (), (deposit,))
-                found = Receipt(predecessor, receiver, data[identity : identity + 32], body)
-                found.raw = data[start : source.at]
-                return found
+                deposit = int.from_bytes(data[at + 62 : at + 78], "little")
+                raw = data[start : source.at]
+                return transfer_receipt(predecessor, receiver, data[identity : identity + 32], price, deposit, raw)
         source.at = start
         other: Receipt = _RECEIPT.read(source)
         return other
@@ -117,17 +115,52 @@ def _is_plain(body: ActionReceipt) -> bool:
 @with_codec(_ReceiptForm())
 @define(unsafe_hash=True)
 class Receipt:
-    """Nobody assigns to its fields; ``raw`` remembers the bytes of a frequent one, which is written several times."""
+    """Nobody assigns to its fields; ``raw`` remembers the bytes of a frequent one, which is written several times.
+
+    Of the frequent one, a transfer by an Ed25519 key that waits for nothing and is no refund, ``deposit`` and ``gas_price``
+    are known at once, and the body is made when somebody asks for it; of any other ``deposit`` is negative."""
 
     predecessor_id: AccountId
     receiver_id: AccountId
     receipt_id: Hash
     receipt: Annotated[ReceiptBody, Enum({0: ActionReceipt, 1: DataReceipt}, _LATER)]
     raw: bytes = field(default=b"", init=False, eq=False, repr=False)
+    deposit: int = field(default=-1, init=False, eq=False, repr=False)
+    gas_price: int = field(default=0, init=False, eq=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        body = self.receipt
+        if type(body) is ActionReceipt and _is_plain(body) and self.predecessor_id != SYSTEM:
+            action = body.actions[0]
+            assert isinstance(action, Transfer)
+            self.deposit, self.gas_price = action.deposit, body.gas_price
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """What ``transfer_receipt`` leaves for later."""
+            if name != "receipt":
+                raise AttributeError(name)
+            raw = self.raw
+            signer = raw[45 + len(self.predecessor_id) + len(self.receiver_id) : -78].decode()
+            deposit = Transfer(int.from_bytes(raw[-16:], "little"))
+            self.receipt = ActionReceipt(signer, raw[-78:-45], int.from_bytes(raw[-45:-29], "little"), (), (), (deposit,))
+            return self.receipt
 
     @property
     def is_refund(self) -> bool:
         return self.predecessor_id == SYSTEM
+
+
+_bare: Final = object.__new__
+
+
+def transfer_receipt(predecessor: str, receiver: str, identity: bytes, gas_price: int, deposit: int, raw: bytes) -> Receipt:
+    """The frequent one (of ``system`` too), whose bytes are at hand."""
+    receipt: Receipt = _bare(Receipt)
+    receipt.predecessor_id, receipt.receiver_id, receipt.receipt_id, receipt.raw = predecessor, receiver, identity, raw
+    receipt.deposit, receipt.gas_price = deposit if predecessor != SYSTEM else -1, gas_price
+    return receipt
 
 
 _ACCOUNT: Final = codec_of(AccountId)

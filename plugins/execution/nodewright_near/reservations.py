@@ -9,12 +9,14 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from typing import Final
 
 from attrs import define
 
 from nodewright_near.transactions import SignedTransaction
 
 Slot = bytes  # ``SignedTransaction.slot``
+_NONE: Final[Mapping[int, bytes]] = {}
 
 
 @define
@@ -38,8 +40,7 @@ class Reservations:
         return held.get(nonce) if held is not None else None
 
     def add(self, signed: SignedTransaction, cost: int, shard: int) -> None:
-        id, transaction, slot = signed.id, signed.transaction, signed.slot
-        signer, nonce = transaction.signer_id, transaction.nonce
+        id, slot, signer, nonce = signed.id, signed.slot, signed.signer, signed.nonce
         self.by_id[id] = Reservation(signed, cost, shard)
         nonces = self.nonces.get(slot)
         if nonces is None:
@@ -53,29 +54,33 @@ class Reservations:
     def drop(self, ids: Iterable[bytes]) -> list[bytes]:
         """Those that were here."""
         dropped = []
+        take, by_slot, owed = self.by_id.pop, self.nonces, self.owed
         for id in ids:
-            reservation = self.by_id.pop(id, None)
+            reservation = take(id, None)
             if reservation is None:
                 continue
             dropped.append(id)
-            slot, transaction = reservation.signed.slot, reservation.signed.transaction
-            signer, nonces = transaction.signer_id, self.nonces[slot]
-            del nonces[transaction.nonce]
-            if not nonces:
-                del self.nonces[slot]
-            left = self.owed[signer] - reservation.cost
-            if left:
-                self.owed[signer] = left
+            signed = reservation.signed
+            slot, signer = signed.slot, signed.signer
+            nonces = by_slot[slot]
+            if len(nonces) == 1:
+                del by_slot[slot]
             else:
-                del self.owed[signer]
+                del nonces[signed.nonce]
+            left = owed[signer] - reservation.cost
+            if left:
+                owed[signer] = left
+            else:
+                del owed[signer]
         self.in_order = self.in_order or not self.by_id
         return dropped
 
     def losers(self, nonces: Mapping[Slot, tuple[int, bytes]], ordered: Collection[bytes]) -> dict[bytes, bytes]:
         """Reservations whose nonce a block has passed, and that are not in it: {loser: winner}."""
         lost = {}
+        by_slot = self.nonces.get
         for slot, (nonce, winner) in nonces.items():
-            for held, id in self.nonces.get(slot, {}).items():
+            for held, id in by_slot(slot, _NONE).items():
                 if held <= nonce and id not in ordered:
                     lost[id] = winner
         return lost

@@ -103,15 +103,9 @@ def run(given: ChunkInput, state: State, verifier: Verifier, machine: Machine, b
     yield from chunk.unlock()
     yield from chunk.forward()
     chunk.transactions()
-    for receipt in chunk.local:
-        if not chunk.take_transfer(receipt):
-            yield from chunk.take(receipt)
-    chunk.transfers.settle()
+    yield from chunk.take_all(chunk.local)
     yield from chunk.delayed()
-    for receipt in given.incoming:
-        if not chunk.take_transfer(receipt):
-            yield from chunk.take(receipt)
-    chunk.transfers.settle()
+    yield from chunk.take_all(given.incoming)
     return chunk.finish()
 
 
@@ -150,7 +144,7 @@ class _Chunk:
     def first_keys(self) -> Iterable[bytes]:
         yield from Backlog.keys()
         for signed in self.given.transactions:
-            yield account_key(signed.transaction.signer_id)
+            yield signed.row
             yield signed.slot
         for receipt in self.given.incoming:
             yield account_key(receipt.receiver_id)
@@ -221,12 +215,13 @@ class _Chunk:
     # --- transactions ---
 
     def transactions(self) -> None:
-        seen: set[bytes] = set()
-        for index, signed in enumerate(self.given.transactions):
+        given, seen = self.given, set[bytes]()
+        identities = self.transfers.identities(given.transactions) if self.by_hand else ()
+        for index, signed in enumerate(given.transactions):
             if signed.id in seen:
                 continue
             seen.add(signed.id)
-            if self.by_hand and self._convert_transfer(index, signed):
+            if self.by_hand and self._convert_transfer(index, signed, identities[index]):
                 continue
             self.transfers.settle()
             try:
@@ -237,21 +232,21 @@ class _Chunk:
             except CostOverflow:
                 self.result.refusals[signed.id] = "CostOverflow"
 
-    def _convert_transfer(self, index: int, signed: SignedTransaction) -> bool:
-        given, transaction, result = self.given, signed.transaction, self.result
+    def _convert_transfer(self, index: int, signed: SignedTransaction, identity: bytes) -> bool:
+        given, result, signer = self.given, self.result, signed.signer
         if not given.signed[index] or index in given.refused:
             return False
-        if given.boundaries and shard_of(transaction.signer_id, given.boundaries) != given.shard:
+        if given.boundaries and shard_of(signer, given.boundaries) != given.shard:
             return False
-        done = self.transfers.convert(signed)
+        done = self.transfers.convert(signed, identity)
         if done is None:
             return False
-        receipt, outcome, burnt = done
+        receipt, outcome = done
         result.outcomes.append(outcome)
-        result.nonces[signed.slot] = (transaction.nonce, signed.id)
+        result.nonces[signed.slot] = (signed.nonce, signed.id)
         result.gas_used += outcome.gas_burnt
-        result.balance_burnt += burnt
-        if receipt.predecessor_id == receipt.receiver_id:
+        result.balance_burnt += outcome.tokens_burnt
+        if signer == signed.receiver:
             self.local.append(receipt)
         else:
             self.send(receipt)
@@ -307,18 +302,21 @@ class _Chunk:
 
     # --- receipts that have arrived ---
 
-    def take_transfer(self, receipt: Receipt) -> bool:
-        """Whether it was a plain transfer that has run; what was done so before is settled where not."""
-        result = self.result
-        if self.by_hand and result.gas_used + self.work < self.parameters.gas_limit:
-            outcome = self.transfers.receive(receipt)
-            if outcome is not None:
-                result.outcomes.append(outcome)
-                result.gas_used += outcome.gas_burnt
-                result.balance_burnt += outcome.tokens_burnt
-                return True
+    def take_all(self, receipts: Iterable[Receipt]) -> Run[None]:
+        """In their order; plain transfers without a step of their own. What those changed is settled then."""
+        result, receive, limit = self.result, self.transfers.receive, self.parameters.gas_limit
+        outcomes = result.outcomes
+        for receipt in receipts:
+            if self.by_hand and result.gas_used + self.work < limit:
+                outcome = receive(receipt)
+                if outcome is not None:
+                    outcomes.append(outcome)
+                    result.gas_used += outcome.gas_burnt
+                    result.balance_burnt += outcome.tokens_burnt
+                    continue
+            self.transfers.settle()
+            yield from self.take(receipt)
         self.transfers.settle()
-        return False
 
     def take(self, receipt: Receipt) -> Run[None]:
         """Run it, or delay it where the chunk's gas is spent."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from hashlib import sha256
 from itertools import islice
-from typing import Annotated, Final
+from struct import Struct
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from attrs import define, field, frozen
 
-from nodewright_near.accounts import AccessKey, access_key_key
+from nodewright_near.accounts import AccessKey, access_key_key, account_key
 from nodewright_near.borsh import (
     U64,
     U128,
@@ -32,6 +33,8 @@ from nodewright_near.primitives import MAX_ACCOUNT, AccountId, Hash, PublicKey, 
 
 MAX_ACTIONS: Final = 1024
 MAX_TRANSACTION_BYTES: Final = 1_572_864
+# More than one transfer by an Ed25519 key has.
+MAX_TRANSFER_BYTES: Final = 512
 # What distinguishes the bytes that a delegate action is signed over from any other message (NEP-461, NEP-366).
 DELEGATE_PREFIX: Final = ((1 << 30) + 366).to_bytes(4, "little")
 # The vector of one action that is a transfer, up to its deposit.
@@ -179,13 +182,45 @@ class _SignedForm:
 @with_codec(_SignedForm())
 @define(unsafe_hash=True)
 class SignedTransaction:
-    """``raw`` is all of it as it came; ``id`` the hash of the transaction without its signature."""
+    """``raw`` is all of it as it came; ``id`` the hash of the transaction without its signature.
+
+    Of the frequent one, which is one transfer by an Ed25519 key, ``deposit`` says how much; of any other it is negative.
+    That one is taken, chosen and run by what stands here: its ``transaction`` and ``signature`` are made when somebody
+    asks for them. ``row``: of the state that has its signer's account."""
 
     transaction: Transaction
     signature: bytes
     raw: bytes = field(repr=False)
     id: bytes
+    signer: str = field(default="", init=False, eq=False, repr=False)
+    receiver: str = field(default="", init=False, eq=False, repr=False)
+    nonce: int = field(default=0, init=False, eq=False, repr=False)
+    deposit: int = field(default=-1, init=False, eq=False, repr=False)
+    block_hash: bytes = field(default=b"", init=False, eq=False, repr=False)
+    row: bytes = field(default=b"", init=False, eq=False, repr=False)
     _slot: bytes = field(default=b"", init=False, eq=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        transaction = self.transaction
+        self.signer, self.receiver, self.nonce = transaction.signer_id, transaction.receiver_id, transaction.nonce
+        self.block_hash, self.row = transaction.block_hash, account_key(transaction.signer_id)
+        actions = transaction.actions
+        if len(actions) == 1 and type(actions[0]) is Transfer and transaction.public_key[:1] == b"\0" == self.signature[:1]:
+            self.deposit = actions[0].deposit
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """What ``_whole_transfer`` leaves for later."""
+            if name == "transaction":
+                public = self._slot[-33:]
+                actions = (Transfer(self.deposit),)
+                self.transaction = Transaction(self.signer, public, self.nonce, self.receiver, self.block_hash, actions)
+                return self.transaction
+            if name == "signature":
+                self.signature = self.raw[-65:]
+                return self.signature
+            raise AttributeError(name)
 
     @property
     def slot(self) -> bytes:
@@ -239,25 +274,27 @@ def _read_quickly(source: Reader) -> Transaction | None:
 
 def _whole_transfer(raw: bytes) -> SignedTransaction | None:
     """As ``_read_quickly``, where there is nothing else in the bytes."""
-    at = 4 + int.from_bytes(raw[:4], "little")
-    signer = account_of(raw[4:at]) if at <= 4 + MAX_ACCOUNT else None
-    end = at + 45 + int.from_bytes(raw[at + 41 : at + 45], "little")
-    receiver = account_of(raw[at + 45 : end]) if end <= at + 45 + MAX_ACCOUNT else None
-    body = end + 53
-    if signer is None or receiver is None or raw[end + 32 : end + 37] != ONE_TRANSFER or len(raw) != body + 65:
+    if len(raw) < _SHORTEST or raw[1] or raw[2] or raw[3]:
         return None
-    if raw[at] or raw[body]:  # other kinds of key or signature
+    at = 4 + raw[0]
+    name = raw[4:at]
+    signer = account_of(name) if at <= 4 + MAX_ACCOUNT and at + 45 <= len(raw) else None
+    if signer is None:
         return None
-    transaction = Transaction(
-        signer,
-        raw[at : at + 33],
-        int.from_bytes(raw[at + 33 : at + 41], "little"),
-        receiver,
-        raw[end : end + 32],
-        (Transfer(int.from_bytes(raw[end + 37 : body], "little")),),
-    )
-    signed = SignedTransaction(transaction, raw[body:], raw, sha256(raw[:body]).digest())
-    signed._slot = b"\x02%b\x02%b" % (raw[4:at], transaction.public_key)
+    public, nonce, size = _SENDER.unpack_from(raw, at)
+    end = at + 45 + size
+    if size > MAX_ACCOUNT or len(raw) != end + 118:
+        return None
+    receiver = account_of(raw[at + 45 : end])
+    block_hash, kind, low, high, tag = _REST.unpack_from(raw, end)
+    if receiver is None or kind != ONE_TRANSFER or public[0] or tag:  # other kinds of key or signature
+        return None
+    signed: SignedTransaction = _bare(SignedTransaction)
+    signed.raw, signed.id = raw, sha256(raw[: end + 53]).digest()
+    signed.signer, signed.receiver, signed.nonce, signed.block_hash = signer, receiver, nonce, block_hash
+    signed.deposit = low | high << 64 if high else low
+    signed.row = b"\0" + name
+    signed._slot = b"\x02%b\x02%b" % (name, public)
     return signed
 
 
@@ -274,6 +311,12 @@ def _quick_name(source: Reader, at: int) -> str | None:
 _read_before: Final[dict[bytes, SignedTransaction]] = {}
 _REMEMBERED: Final = 1 << 15
 _REMEMBERED_BYTES: Final = 512
+# Of a transfer: key, nonce and length of the receiver's name; then block, the action up to its deposit, and the signature's
+# kind.
+_SENDER: Final = Struct("<33sQI")
+_REST: Final = Struct("<32s5sQQB")
+_SHORTEST: Final = 4 + 2 + 45 + 2 + 53 + 65
+_bare: Final = object.__new__
 _ACCOUNT: Final = codec_of(AccountId)
 _TRANSACTION: Final = codec_of(Transaction)
 _SIGNATURE: Final = codec_of(Signature)

@@ -11,39 +11,35 @@ Invariants
 
 from __future__ import annotations
 
-from hashlib import sha256
+from collections.abc import Sequence
 from typing import Final
 
-from nodewright_near.accounts import NONCES_PER_BLOCK, account_key
+from nodewright_near.accounts import NONCES_PER_BLOCK, V2_SENTINEL, account_key
+from nodewright_near.checks import Stakes
 from nodewright_near.fees import U128_MAX
-from nodewright_near.outcomes import Outcome, SuccessReceiptId, SuccessValue
+from nodewright_near.outcomes import Outcome
 from nodewright_near.parameters import Parameters
-from nodewright_near.primitives import SYSTEM
-from nodewright_near.receipts import NO_DATA, ActionReceipt, Receipt
+from nodewright_near.receipts import NO_DATA, Receipt, transfer_receipt
+from nodewright_near.rowhashes import sha256_rows
 from nodewright_near.state import State
-from nodewright_near.transactions import ONE_TRANSFER, SignedTransaction, Transfer
+from nodewright_near.transactions import MAX_TRANSFER_BYTES, SignedTransaction
 
 _ACCOUNT_BYTES: Final = 72
-_V2_SENTINEL: Final = (1 << 128) - 1
-_NO_VALUE: Final = SuccessValue(b"")
 _FIRST: Final = bytes(8)
 
 
 class _Account:
     """As it is now. ``need``: what it may not fall below for the bytes that it uses. ``rest``: its bytes after ``amount``.
-    ``text``: its name behind its length, as Borsh has it."""
+    ``received``: what an outcome says of a transfer that it got at this chunk's price, once it got one."""
 
-    __slots__ = ("amount", "changed", "key", "need", "rest", "text")
+    __slots__ = ("amount", "changed", "key", "need", "received", "rest")
 
-    def __init__(self, key: bytes, raw: bytes, parameters: Parameters) -> None:
+    def __init__(self, key: bytes, amount: int, rest: bytes, need: int) -> None:
         self.key = key
-        self.amount = int.from_bytes(raw[:16], "little")
-        self.rest = raw[16:]
-        usage = int.from_bytes(raw[64:], "little")
-        locked = int.from_bytes(raw[16:32], "little")
-        free = usage <= parameters.zero_balance_bytes
-        self.need = 0 if free else max(usage * parameters.storage_amount_per_byte - locked, 0)
-        self.text = (len(key) - 1).to_bytes(4, "little") + key[1:]
+        self.amount = amount
+        self.rest = rest
+        self.need = need
+        self.received = b""
         self.changed = False
 
 
@@ -52,14 +48,14 @@ class Transfers:
 
     def __init__(self, parameters: Parameters, state: State, height: int, gas_price: int) -> None:
         fees = parameters.fees
-        self._parameters = parameters
         self._state = state
+        self._stakes = Stakes(parameters)
         self._accounts: dict[str, _Account] = {}
         self._keys: dict[bytes, int] = {}
         self._nonce_limit = height * NONCES_PER_BLOCK
         self._height = height.to_bytes(8, "little")
         self._price = gas_price
-        self._price_bytes = gas_price.to_bytes(16, "little")
+        self._price_bytes = gas_price.to_bytes(16, "little") + NO_DATA
         sent = [fees.action_receipt.send(sir) + fees.transfer.send(sir) for sir in (False, True)]
         self.exec_gas = fees.action_receipt.execution + fees.transfer.execution
         self.send_gas = sent
@@ -67,36 +63,40 @@ class Transfers:
         self._paid = [gas_price * (gas + self.exec_gas) for gas in sent]
         self._converted = [self._spent(gas, gas_price * gas) for gas in sent]
         self._executed = self._spent(self.exec_gas, gas_price * self.exec_gas)
+        self._exec_burnt = gas_price * self.exec_gas
         # Where somebody wants to know the cause of each change, the rules write them all down.
-        self.possible = state.causes is None
+        self.possible = state.causes is None and parameters.limits.max_transaction >= MAX_TRANSFER_BYTES
 
     def _spent(self, gas: int, tokens: int) -> bytes:
         return gas.to_bytes(8, "little") + tokens.to_bytes(16, "little")
 
-    def _account(self, name: str) -> _Account | None:
-        key = account_key(name)
+    def _account(self, name: str, key: bytes) -> _Account | None:
         state = self._state
         raw = state.changes[key] if key in state.changes else state.loaded.get(key)
         if raw is None or len(raw) != _ACCOUNT_BYTES:
             return None
-        account = _Account(key, raw, self._parameters)
-        if account.amount == _V2_SENTINEL:
+        amount, rest = int.from_bytes(raw[:16], "little"), raw[16:]
+        if amount == V2_SENTINEL:
             return None
-        self._accounts[name] = account
+        account = self._accounts[name] = _Account(key, amount, rest, self._stakes[rest])
         return account
 
-    def convert(self, signed: SignedTransaction) -> tuple[Receipt, Outcome, int] | None:
-        """Of a transaction whose signer lives here, that is in time, and whose signature is good: its receipt, its outcome
-        and the balance that it burnt."""
-        transaction = signed.transaction
-        actions, public, signer = transaction.actions, transaction.public_key, transaction.signer_id
-        if len(actions) != 1 or type(actions[0]) is not Transfer or len(signed.raw) > 512:
+    def identities(self, transactions: Sequence[SignedTransaction]) -> list[bytes]:
+        """The ids of the receipts that they become."""
+        tail = self._height + _FIRST
+        joined = sha256_rows(b"".join([signed.id + tail for signed in transactions]), 48)
+        return [joined[at : at + 32] for at in range(0, len(joined), 32)]
+
+    def convert(self, signed: SignedTransaction, identity: bytes) -> tuple[Receipt, Outcome] | None:
+        """Of a transaction whose signer lives here, that is in time, and whose signature is good: its receipt and its
+        outcome."""
+        deposit, signer = signed.deposit, signed.signer
+        if deposit < 0:
             return None
-        account = self._accounts.get(signer) or self._account(signer)
-        if account is None or public[0] or self._parameters.limits.max_transaction < 512:
+        account = self._accounts.get(signer) or self._account(signer, signed.row)
+        if account is None:
             return None
-        keys = self._keys
-        slot = signed.slot
+        slot, keys, used = signed.slot, self._keys, signed.nonce
         nonce = keys.get(slot)
         if nonce is None:
             state = self._state
@@ -104,60 +104,51 @@ class Transfers:
             if raw is None or len(raw) != 9 or raw[8] != 1:
                 return None
             nonce = int.from_bytes(raw[:8], "little")
-        own = transaction.receiver_id == signer
-        deposit = actions[0].deposit
+        own = signed.receiver == signer
         paid = self._paid[own] + deposit
         amount = account.amount - paid
-        if not nonce < transaction.nonce < self._nonce_limit or amount < account.need or paid > U128_MAX:
+        if not nonce < used < self._nonce_limit or amount < account.need or paid > U128_MAX:
             return None
-        keys[slot] = transaction.nonce
+        keys[slot] = used
         account.amount = amount
         account.changed = True
-        id = signed.id
-        identity = sha256(b"%b%b%b" % (id, self._height, _FIRST)).digest()
-        receiver = transaction.receiver_id.encode()
-        text = account.text
-        receipt = Receipt(
-            signer, transaction.receiver_id, identity, ActionReceipt(signer, public, self._price, (), (), actions)
+        # A receipt is made of pieces of its transaction: both begin with the signer's name behind its length, then comes
+        # the key, in the transaction nonce, receiver, block and action up to the signature.
+        raw = signed.raw
+        at, end = 4 + raw[0], len(raw) - 118
+        form = b"".join(
+            (raw[:at], raw[at + 41 : end], identity, b"\0", raw[: at + 33], self._price_bytes, raw[end + 32 : end + 53])
         )
-        receipt.raw = b"%b%b%b%b\0%b%b%b%b%b%b" % (
-            text,
-            len(receiver).to_bytes(4, "little"),
-            receiver,
-            identity,
-            text,
-            public,
-            self._price_bytes,
-            NO_DATA,
-            ONE_TRANSFER,
-            deposit.to_bytes(16, "little"),
-        )
-        outcome = Outcome(id, (identity,), self.send_gas[own], self._burnt[own], signer, SuccessReceiptId(identity))
-        outcome.set_partial(b"\x01\0\0\0%b%b%b\x03%b" % (identity, self._converted[own], text, identity))
-        return receipt, outcome, self._burnt[own]
+        receipt = transfer_receipt(signer, signed.receiver, identity, self._price, deposit, form)
+        partial = b"\x01\0\0\0%b%b%b\x03%b" % (identity, self._converted[own], raw[:at], identity)
+        return receipt, Outcome.of_partial(signed.id, self.send_gas[own], self._burnt[own], signer, partial)
 
     def receive(self, receipt: Receipt) -> Outcome | None:
         """Its outcome: ``exec_gas`` and what was paid for it are burnt, and it sends nothing."""
-        body = receipt.receipt
-        if type(body) is not ActionReceipt or len(body.actions) != 1 or body.input_data_ids or body.output_data_receivers:
+        deposit, name = receipt.deposit, receipt.receiver_id
+        if deposit < 0:
             return None
-        action = body.actions[0]
-        if type(action) is not Transfer or receipt.predecessor_id == SYSTEM:
-            return None
-        name = receipt.receiver_id
-        account = self._accounts.get(name) or self._account(name)
+        account = self._accounts.get(name) or self._account(name, account_key(name))
         if account is None:
             return None
-        amount = account.amount + action.deposit
-        if amount < account.need or amount >= _V2_SENTINEL:
+        amount = account.amount + deposit
+        if amount < account.need or amount >= V2_SENTINEL:
             return None
         account.amount = amount
         account.changed = True
-        price = body.gas_price
-        outcome = Outcome(receipt.receipt_id, (), self.exec_gas, price * self.exec_gas, name, _NO_VALUE)
-        spent = self._executed if price == self._price else self._spent(self.exec_gas, price * self.exec_gas)
-        outcome.set_partial(b"\0\0\0\0%b%b\x02\0\0\0\0" % (spent, account.text))
-        return outcome
+        price = receipt.gas_price
+        if price == self._price:
+            partial = account.received
+            if not partial:
+                partial = account.received = self._received(account, self._executed)
+            return Outcome.of_partial(receipt.receipt_id, self.exec_gas, self._exec_burnt, name, partial)
+        tokens = price * self.exec_gas
+        partial = self._received(account, self._spent(self.exec_gas, tokens))
+        return Outcome.of_partial(receipt.receipt_id, self.exec_gas, tokens, name, partial)
+
+    def _received(self, account: _Account, spent: bytes) -> bytes:
+        size = (len(account.key) - 1).to_bytes(4, "little")
+        return b"\0\0\0\0%b%b%b\x02\0\0\0\0" % (spent, size, account.key[1:])
 
     def settle(self) -> None:
         changes = self._state.changes

@@ -249,6 +249,9 @@ def test_read_at_once_it_is_what_the_codec_reads(signer, receiver, nonce, amount
     if not spoilt and not longer:
         assert found is not None
     if found is not None:
+        plain = ("signer", "receiver", "nonce", "deposit", "block_hash", "row")
+        assert [getattr(found, name) for name in plain] == [getattr(expected, name) for name in plain]
+        assert found.deposit == amount or spoilt
         assert found == expected and found.raw == data
         assert (
             found.slot == access_key_key(expected.transaction.signer_id, expected.transaction.public_key) == expected.slot
