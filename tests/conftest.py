@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,16 @@ def pytest_configure(config: pytest.Config) -> None:
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
     )
     settings.load_profile("nodewright")
+    if config.getoption("--budget") < 2:
+        os.environ.setdefault("NODEWRIGHT_KERNELS", "off")  # half of what a node's start costs; see the fixture below
+
+
+@pytest.fixture(scope="module")
+def kernels() -> Iterator[None]:
+    """Nodes that the module's tests start load their compiled kernels, as they do outside of tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("NODEWRIGHT_KERNELS", raising=False)
+        yield
 
 
 # Whole files go to one worker: those that take long begin first, so that none is left over at the end.

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("kernels")
+
 COUNT = 2000
 COUNTED = {"submitted", "accepted", "committed", "lost", "busy", "blocks", "cores", "batch", "connections", "seed", "count"}
 MEASURED = {

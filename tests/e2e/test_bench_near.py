@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("kernels")
+
 pytest.importorskip("wasmtime")
 
 COUNT = 200

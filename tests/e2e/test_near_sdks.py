@@ -20,6 +20,8 @@ import pytest
 
 from nodewright.bench.node import NodeProcess
 
+pytestmark = pytest.mark.usefixtures("kernels")
+
 near = pytest.importorskip("near")
 wasmtime = pytest.importorskip("wasmtime")
 

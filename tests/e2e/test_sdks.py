@@ -14,6 +14,8 @@ import pytest
 from nodewright.bench.node import NodeProcess
 from nodewright_bsv_api.client import BsvClient
 
+pytestmark = pytest.mark.usefixtures("kernels")
+
 bsv = pytest.importorskip("bsv")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -44,8 +45,13 @@ async def open_native(
 
 
 async def warm_up_kernels(environment: Environment, *modules: str) -> None:
-    """Compile the core's kernels and those of ``modules`` off the event loop, and say what came of it."""
+    """Compile the core's kernels and those of ``modules`` off the event loop, and say what came of it. The variable
+    NODEWRIGHT_KERNELS=off keeps every node of a machine on plain code, whatever its profile says."""
     from nodewright.kernels.switch import warm_up
+
+    if os.environ.get("NODEWRIGHT_KERNELS") == "off":
+        environment.logger.info("kernels stay plain", reason="NODEWRIGHT_KERNELS=off")
+        return
 
     reason = await environment.offload(warm_up, *modules)
     if reason is None:
