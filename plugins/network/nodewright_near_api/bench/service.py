@@ -38,7 +38,7 @@ from nodewright_near_api.bench.pid import Controller, Gains
 REPORT: Final = "report.json"
 GO: Final = "go"
 POLL_SECONDS: Final = 0.05
-TICK_SECONDS: Final = 0.02
+TICK_SECONDS: Final = 0.05
 SIGNED_AT_ONCE: Final = 500
 MAX_TRACE: Final = 10_000
 MAX_REASONS: Final = 20
@@ -52,6 +52,7 @@ class Sending:
     shards: list[list[int]]
     began: float = 0.0
     allowed: float = 0.0
+    more: trio.Event = field(factory=trio.Event)  # set when more is allowed
     sent: Counter[int] = field(factory=Counter)
     accepted: Counter[int] = field(factory=Counter)
     refused: Counter[str] = field(factory=Counter)
@@ -157,6 +158,8 @@ class NearLoad:
         """Lets the streams send at the controller's rate, as long as the pool is not full of what waits for a chunk."""
         config, last = self._config, sending.began
         free = config.target_block_seconds == 0
+        # Streams want whole batches, or what is left of theirs.
+        least = min([config.batch, *(len(raws) % config.batch or config.batch for raws in sending.streams)])
         while True:
             await self._environment.sleep(TICK_SECONDS)
             now = self._environment.monotonic()
@@ -169,6 +172,9 @@ class NearLoad:
                 # What could not be sent in time is not made up for: the pool was full, or the streams were busy.
                 most = float(min(room, config.batch * config.streams))
                 sending.allowed = min(most, sending.allowed + controller.rate(now - sending.began) * (now - last))
+            if sending.allowed >= least:
+                sending.more.set()
+                sending.more = trio.Event()
             last = now
 
     async def _stream(self, node: NodeHandle, sending: Sending, raws: list[bytes], shards: list[int]) -> None:
@@ -176,7 +182,7 @@ class NearLoad:
         while at < len(raws):
             wanted = min(config.batch, len(raws) - at)
             while sending.allowed < wanted:
-                await self._environment.sleep(TICK_SECONDS)
+                await sending.more.wait()
             sending.allowed -= wanted
             at = await self._submit(node, sending, raws, shards, at, wanted)
 
