@@ -399,7 +399,7 @@ async def shards_of(simulation: Simulation, seed: int) -> AsyncIterator[ShardedE
     environment = simulation.environment("coordinator")
     options = ShardOptions(
         least=1,
-        micro_batch=rng.choice([2, 8, 30]),
+        micro_batch=rng.choice([4, 10, 30]),
         window=rng.choice([1, 2, 4]),
         partitioner="senders",
         stuck_seconds=60.0,
@@ -409,7 +409,7 @@ async def shards_of(simulation: Simulation, seed: int) -> AsyncIterator[ShardedE
             f"shard {number}",
             ShardServer(FUNCTIONS, simulation.environment(f"shard {number}")),
             random.Random(f"line {seed} {number}"),
-            [rng.randrange(1, 2 + 80 // options.micro_batch) for _ in range(rng.randrange(12))],
+            [rng.randrange(1, 2 + 80 // options.micro_batch) for _ in range(rng.randrange(7))],
             rng.choice(["cut", "cut", "silent", "stuck"]),
         )
         for number in range(rng.choice([1, 2, 3]))
@@ -459,5 +459,6 @@ def test_sharded(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
     asked, abandoned = sum(one.asked for one in meters), sum(one.abandoned for one in meters)
     shares = sum(one.sharded for one in meters) / sum(one.transactions for one in meters)
     print(f"{compare.compared} blocks; {moved} parts moved, {crossed} values crossed, {abandoned} pieces one by one")
-    # Not vacuous: parts moved, values crossed, keys were asked for, some could not be run in parts.
-    assert moved and crossed and asked and abandoned and shares > 0.5
+    # Not vacuous: parts moved, values crossed; of many, keys were asked for, and some could not be run in parts.
+    assert moved and crossed and shares > 0.5
+    assert compare.compared < 1000 or (asked and abandoned)
