@@ -9,6 +9,8 @@ A batch that was judged by the rules of one era and is staged in another (a bloc
 
 A batch may hold a child after its parent. A child before its parent is ``missing``: to be offered again.
 
+Most of a batch is plain (``plain``), and judged and staged in bulk; what follows here is asked about all others.
+
 A *quick* batch leaves out what takes long (``data["slow"]``): its scripts are for ``prepare``, which looks at one
 transaction, stages nothing, and remembers that it passed, so that the next batch takes it without a look.
 """
@@ -16,12 +18,14 @@ transaction, stages nothing, and remembers that it passed, so that the next batc
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, cast
 
 from attrs import define
 
 from nodewright.interfaces.common import Admission, Admitted, BlockRef, Refused
 from nodewright.interfaces.storage import UtxoOutput, UtxoTransaction
+from nodewright_bitcoin import plain
 from nodewright_bitcoin.checks import (
     Terms,
     check_alone,
@@ -51,7 +55,7 @@ class Offer:
 
     ``needs`` are the inputs whose outputs are in no store yet: their transactions must be reserved when this one is
     staged. ``held`` says that the store holds this one already: its scripts passed before, staging it only brings its
-    effect back."""
+    effect back. ``plain``: see that module. Its ``tx`` and ``spent`` make it a ``ScriptTask`` once all are known."""
 
     tx: Parsed
     spent: list[UtxoOutput | None]
@@ -59,6 +63,7 @@ class Offer:
     terms: Terms | None = None
     answer: Admission | None = None
     held: bool = False
+    plain: bool = False
 
 
 class Admitter:
@@ -85,8 +90,10 @@ class Admitter:
             if applied is not None and engine.rules_at(applied.height + 1) != rules:
                 for offer in offers:
                     offer.answer = offer.answer or _again(offer.tx.txid)
+            plain.stage(offers, engine.state, height, rules)
             for offer in offers:
-                self._stage(offer, height, rules)
+                if offer.answer is None:
+                    self._stage(offer, height, rules)
         answers = iter(offers)
         return [item if isinstance(item, Refused) else self._answer(next(answers)) for item in batch.items]
 
@@ -135,7 +142,19 @@ class Admitter:
     async def _fill(self, offers: list[Offer], height: int) -> None:
         """The outputs spent, from staged reservations, from earlier transactions of this batch, and in one read of the
         store, which has the last word: it knows what is frozen, reassigned or spent."""
-        unmined = self.engine.state.unmined
+        state = self.engine.state
+        points = list(chain.from_iterable([offer.tx.spends for offer in offers]))
+        parents = {outpoint[:32] for outpoint in points}
+        if parents.isdisjoint(state.staged) and parents.isdisjoint([offer.tx.txid for offer in offers]):
+            if points:
+                outputs_of = await self.engine.store.get_outputs(points)
+                at = 0
+                for offer in offers:
+                    end = at + len(offer.tx.spends)
+                    offer.spent, offer.needs = outputs_of[at:end], None
+                    at = end
+            return
+        unmined = state.unmined
         earlier: dict[bytes, Parsed] = {}
         wanted: list[bytes] = []
         places: list[tuple[Offer, int]] = []
@@ -173,6 +192,7 @@ class Admitter:
         before = [[output and (output.satoshis, output.script) for output in offer.spent] for offer in offers]
         await self._fill(offers, height)
         for offer, old in zip(offers, before, strict=True):
+            offer.plain = False
             now = [output and (output.satoshis, output.script) for output in offer.spent]
             if offer.answer is None and offer.terms is not None and now != old:
                 offer.answer = _again(offer.tx.txid)
@@ -181,7 +201,7 @@ class Admitter:
         engine = self.engine
         era: Era = era_at(height, engine.parameters)
         policy, parameters, unmined = engine.policy, engine.parameters, engine.state.unmined
-        for offer in offers:
+        for offer in plain.judge(offers, era, policy, engine.state):
             tx, spent = offer.tx, offer.spent
             txid = tx.txid
             error = check_alone(tx, era)
@@ -217,23 +237,21 @@ class Admitter:
     async def _scripts(self, offers: list[Offer], batch: Batch, height: int, quick: bool) -> None:
         engine = self.engine
         rules = int(era_flags(height, engine.parameters))
-        asked: list[Offer] = []
-        tasks: list[ScriptTask] = []
-        for offer in offers:
-            if offer.terms is None or offer.answer is not None or offer.held:
-                continue
-            if engine.passed(offer.tx.txid, rules):
-                continue
-            asked.append(offer)
-            tasks.append(ScriptTask(offer.tx, cast("list[UtxoOutput]", offer.spent)))
-        if not tasks:
+        asked = [offer for offer in offers if offer.terms is not None and offer.answer is None and not offer.held]
+        if engine.knows([offer.tx.txid for offer in asked]):
+            asked = [offer for offer in asked if not engine.passed(offer.tx.txid, rules)]
+        if not asked:
             return
+        tasks = cast("list[ScriptTask]", asked)
         weight = len(tasks) if quick else WORTH_A_HOP
         if weight < WORTH_A_HOP:
             weight += sum(len(task.tx.raw) for task in tasks) // BYTES_WORTH_ONE
         errors = await engine.offload_batch(
             weight, verify_batch, tasks, batch.columns, height, engine.parameters, engine.verifier, engine.policy, quick
         )
+        if not any(errors):
+            engine.verified.add_all([offer.tx.txid for offer in asked], rules)
+            return
         for offer, error in zip(asked, errors, strict=True):
             if error is None:
                 engine.verified.add(offer.tx.txid, rules)

@@ -6,7 +6,8 @@ What is held to be true:
   that its bytes say, and no other transaction; one is gone only where all its outputs were spent deep in the chain;
 - an output is spent in the store exactly where a transaction of the chain, or a pending one that the store holds, spends
   it, by that input of that transaction;
-- those that the store lists as unmined are those pending; none of them is in the chain.
+- those that the store lists as unmined are those pending; none of them is in the chain;
+- the last blocks could be taken back (``audit_undo``).
 
 How, within a memory that does not grow with the state: transactions come block by block. What each spends is looked up in
 the store at once, and must name it. Every output created is added to a digest, every one spent is taken from it with the
@@ -27,6 +28,7 @@ from nodewright.interfaces.common import BlockRef, Refused
 from nodewright.interfaces.storage import UtxoOutput, UtxoStore, UtxoTransaction
 from nodewright_bitcoin.audit_locate import Locator, Wanted
 from nodewright_bitcoin.audit_sums import Sums, name, same_outputs
+from nodewright_bitcoin.audit_undo import UndoAudit
 from nodewright_bitcoin.columns import output_at, parse_batch
 from nodewright_bitcoin.transaction import MAX_TRANSACTION_BYTES
 
@@ -34,9 +36,10 @@ LEAST_RETENTION = 100  # of the setting retention_blocks: what is spent less dee
 READ = 4096  # outpoints of one question to the store
 KEPT_UNMINED = 4096
 STATE_FIX = (
-    "move the folder of stores.utxo away and start the node: it computes the state anew from its blocks, and takes the "
-    "pending transactions from its journal"
+    "empty stores.utxo (move its folder away, or rename its schema on a database server) and start the node: it computes "
+    "the state anew from its blocks, and takes the pending transactions from its journal"
 )
+POST_FIX = "post it again: its bytes are gone, and the next start takes it out of the store"
 BODY_FIX = "restore the data directory from a snapshot, or start anew in another --data-dir: the node follows its peers"
 
 
@@ -75,6 +78,9 @@ class BitcoinAudit:
         self._report = report
         applied = await self.applied()
         if applied is None:
+            async for point, _ in self._store.iterate_unspent():
+                self._differs("the store holds outputs and does not say of which block they are", name(point))
+                return
             report.note("stores.utxo is empty: the next start computes it from the blocks")
             return
         self._deep = chain.highest - LEAST_RETENTION
@@ -84,9 +90,12 @@ class BitcoinAudit:
         mined_pending = 0
         if self._genesis is not None:
             await self._take([self._genesis], 0)
+        undo = UndoAudit(self._store, applied, self._differs)
         async for part in chain.parts():
             effects = self._effects(part)
             await self._take(effects, part.block.height)
+            if chain.whole and not self._hidden:
+                await undo.part(part, effects[0] if part.prologue else None)
             for effect in effects:
                 mined_pending += pending.pop(effect.txid, None) is not None
                 if effect.txid in self._unmined:
@@ -94,6 +103,8 @@ class BitcoinAudit:
                     self._differs("a transaction of the chain is listed as unmined", effect.txid[::-1].hex())
         self._told = True
         self._hidden = self._hidden or not chain.whole
+        if not self._hidden:
+            await undo.end()
         waiting = await self._waiting(chain, pending)
         if self._hidden:
             report.note("stores.utxo: not compared to the end, because blocks are damaged")
@@ -245,7 +256,8 @@ class BitcoinAudit:
             if status is not None and status.status in ("rejected", "replaced", "expired"):
                 rejected += 1
             else:
-                self._differs("the store holds a transaction that is in no block and is not pending", id[::-1].hex())
+                kind = "the store holds a transaction that is in no block and is not pending"
+                self._differs(kind, id[::-1].hex(), POST_FIX)
         if rejected:
             self._report.note(f"{rejected} transactions that were rejected are in the store: the next start takes them out")
 

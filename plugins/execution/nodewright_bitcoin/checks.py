@@ -52,7 +52,7 @@ def check_alone(tx: Parsed, era: Era) -> RuleError | None:
 def check_relay(tx: Parsed, era: Era, policy: Policy) -> RuleError | None:
     """Policy, without knowing what it spends."""
     fits = era >= Era.GENESIS and len(tx.raw) <= policy.max_transaction_bytes
-    if fits and (era >= Era.CHRONICLE or (tx.checked and _plainly_pushes(tx.raw))):
+    if fits and (era >= Era.CHRONICLE or (tx.checked and (tx.pushes or _plainly_pushes(tx.raw)))):
         return None
     return check_policy(tx.transaction(), era, policy)
 

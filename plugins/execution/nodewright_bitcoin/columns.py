@@ -41,7 +41,7 @@ class Parsed:
     ``lock`` is the lock time, or 0 where every sequence is final (then it binds nothing). ``claims`` are the (satoshis,
     locking script) that the extended form asserts, one per input, or None. ``row`` is its row in the batch's columns, -1
     where it took the object path; ``checked`` says that the kernel found nothing that ``rules.check_transaction`` could
-    object to."""
+    object to, ``pushes`` that besides its version is 1 or 2 and its unlocking scripts are direct pushes."""
 
     txid: bytes
     raw: bytes
@@ -52,6 +52,7 @@ class Parsed:
     claims: list[tuple[int, bytes]] | None = None
     row: int = -1
     checked: bool = False
+    pushes: bool = False
     object: Transaction | None = None
 
     def transaction(self) -> Transaction:
@@ -127,7 +128,7 @@ def _parse_columns(kernels: ModuleType, raws: Sequence[bytes], max_bytes: int, t
     outpoints = inputs[:, kernels.I_OUTPOINT].tolist()
     items: list[Parsed | Refused] = []
     for row, (fields, raw, txid) in enumerate(zip(txs.tolist(), raws, txids, strict=True)):
-        tx_begin, tx_end, first, many, vector, _, outputs_end, value, lock, fast, extended = fields
+        tx_begin, tx_end, first, many, vector, _, outputs_end, value, lock, fast, extended, pushes = fields
         if not fast or len(raw) > max_bytes:
             items.append(parse_one(raw, max_bytes))
             continue
@@ -147,6 +148,7 @@ def _parse_columns(kernels: ModuleType, raws: Sequence[bytes], max_bytes: int, t
                 _claims(source_bytes, inputs[first : first + many].tolist()) if extended else None,
                 row,
                 True,
+                pushes == 1,
             )
         )
     return Batch(items, Columns(data, txs, inputs))

@@ -30,8 +30,9 @@ from nodewright.kernels.compiled.tools import njit, types
     T_LOCK,
     T_FAST,
     T_EXTENDED,
-) = range(11)
-TX = 11
+    T_PUSHES,
+) = range(12)
+TX = 12
 I_TX, I_OUTPOINT, I_SCRIPT, I_SCRIPT_END, I_SEQUENCE, I_CLAIM, I_CLAIM_SCRIPT, I_CLAIM_END = range(8)
 IN = 8
 
@@ -83,6 +84,18 @@ def _copy(into: Any, at: Any, data: Any, begin: Any, end: Any) -> Any:
     return at + end - begin
 
 
+@njit(types.boolean(BYTES, types.int64, types.int64), nogil=True, cache=True)
+def _direct_pushes(data: Any, begin: Any, end: Any) -> Any:
+    """The script is a row of pushes of 1 to 75 bytes each, whole ones."""
+    at = begin
+    while at < end:
+        length = np.int64(data[at])
+        if length == 0 or length > 75:
+            return False
+        at += 1 + length
+    return at == end
+
+
 @njit(types.boolean(BUFFER, TABLE, types.int64, types.int64), nogil=True, cache=True)
 def _inputs_differ(data: Any, inputs: Any, first: Any, count: Any) -> Any:
     """No outpoint twice and none null. Quadratic: for few inputs only."""
@@ -114,7 +127,7 @@ def parse(source: Any, starts: Any, ends: Any, data: Any, txs: Any, inputs: Any,
     for tx in range(starts.shape[0]):
         at, end = starts[tx], ends[tx]
         begin, first = into, used
-        txs[tx, T_FAST] = 0
+        txs[tx, T_FAST], txs[tx, T_PUSHES] = 0, 0
         txs[tx, T_BEGIN], txs[tx, T_END], txs[tx, T_FIRST], txs[tx, T_INPUTS] = into, into, used, 0
         if end - at < 60:
             continue
@@ -130,6 +143,8 @@ def parse(source: Any, starts: Any, ends: Any, data: Any, txs: Any, inputs: Any,
             into = _copy(data, into, source, at, after)
             at = after
             final = True
+            version = _number(source, starts[tx], 4)
+            pushes = version == 1 or version == 2
             for _ in range(count):
                 length, script = _compact(source, at + 36, end)
                 if length < 0 or script + length + 4 > end:
@@ -139,6 +154,7 @@ def parse(source: Any, starts: Any, ends: Any, data: Any, txs: Any, inputs: Any,
                 shift = into - at
                 inputs[used, I_TX], inputs[used, I_OUTPOINT] = tx, into
                 inputs[used, I_SCRIPT], inputs[used, I_SCRIPT_END] = script + shift, script + length + shift
+                pushes = pushes and _direct_pushes(source, script, script + length)
                 inputs[used, I_SEQUENCE] = _number(source, script + length, 4)
                 inputs[used, I_CLAIM] = -1
                 if inputs[used, I_SEQUENCE] != 0xFFFFFFFF:
@@ -188,6 +204,7 @@ def parse(source: Any, starts: Any, ends: Any, data: Any, txs: Any, inputs: Any,
                 txs[tx, T_OUT] = total
                 txs[tx, T_LOCK] = 0 if final else _number(source, end - 4, 4)
                 txs[tx, T_END], txs[tx, T_INPUTS], txs[tx, T_EXTENDED] = into, used - first, extended
+                txs[tx, T_PUSHES] = pushes
                 good = _inputs_differ(data, inputs, first, used - first)
         if good:
             txs[tx, T_FAST] = 1

@@ -162,6 +162,10 @@ class BitcoinEngine:
     async def prepare(self, tx: bytes, head: BlockRef, time: int) -> Refused | None:
         return await self._admitter.prepare(tx, head, time)
 
+    def knows(self, txids: Sequence[bytes]) -> bool:
+        """Whether scripts of any of these passed before, under whatever rules."""
+        return not (self.verified.is_strange(txids) and self.prepared.is_strange(txids))
+
     def passed(self, txid: bytes, rules: int) -> bool:
         return (txid, rules) in self.verified or (txid, rules) in self.prepared
 

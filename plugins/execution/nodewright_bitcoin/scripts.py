@@ -57,13 +57,21 @@ class VerifiedCache:
     def __contains__(self, key: tuple[bytes, int]) -> bool:
         return self._rules.get(key[0]) == key[1]
 
+    def is_strange(self, txids: Sequence[bytes]) -> bool:
+        """None of these is here."""
+        return self._rules.keys().isdisjoint(txids)
+
     def add(self, txid: bytes, rules: int) -> None:
+        self.add_all([txid], rules)
+
+    def add_all(self, txids: Sequence[bytes], rules: int) -> None:
         if not self._most:
             return
-        self._rules[txid] = rules
+        self._rules.update(dict.fromkeys(txids, rules))
         if len(self._rules) > self._most:
             # Many at once: the first key of a dict is found by going over all that were deleted before it.
-            for old in list(islice(self._rules, self._most // 8 + 1)):
+            over = len(self._rules) - self._most
+            for old in list(islice(self._rules, over + self._most // 8)):
                 del self._rules[old]
 
     def clear(self) -> None:

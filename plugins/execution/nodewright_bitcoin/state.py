@@ -83,6 +83,19 @@ class Reservations:
         for spent in effect.spends:
             self.spenders[spent] = txid
 
+    def add_fresh(self, reservations: Sequence[Reservation]) -> None:
+        """As ``add`` for each, where none is reserved and no outpoint is spent yet: one pass per column."""
+        txids = [one.effect.txid for one in reservations]
+        self.unmined.update(zip(txids, reservations, strict=True))
+        self.staged.update([one.effect.txid for one in reservations if not one.stored])
+        for rules, count in Counter([one.rules for one in reservations]).items():
+            self.judged_by[rules] = self.judged_by.get(rules, 0) + count
+        spends = [one.effect.spends for one in reservations]
+        if len(spends) == sum(map(len, spends)) and all(spends):
+            self.spenders.update(zip(chain.from_iterable(spends), txids, strict=True))
+        else:
+            self.spenders.update((point, txid) for points, txid in zip(spends, txids, strict=True) for point in points)
+
     def add_bare(self, txids: Iterable[bytes], rules: int) -> None:
         for txid in txids:
             if txid not in self.unmined:

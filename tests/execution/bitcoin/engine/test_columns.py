@@ -16,7 +16,7 @@ from nodewright_bitcoin.columns import KERNELS, Parsed, output_at, output_count,
 from nodewright_bitcoin.network import LOCAL, REGTEST
 from nodewright_bitcoin.policy import Policy
 from nodewright_bitcoin.rules import Era, check_transaction
-from nodewright_bitcoin.script.opcodes import push_data
+from nodewright_bitcoin.script.opcodes import is_push_only, push_data
 from nodewright_bitcoin.script.signatures import CURVE_ORDER, compact_signature
 from nodewright_bitcoin.scripts import ScriptTask, verify_batch
 from nodewright_bitcoin.sighash import signature_hash
@@ -37,7 +37,7 @@ def compiled_kernels():
 def fields(item: Parsed | Refused):
     if isinstance(item, Refused):
         return item
-    return attrs.evolve(item, row=-1, checked=False, object=None)
+    return attrs.evolve(item, row=-1, checked=False, pushes=False, object=None)
 
 
 def number(value: int) -> bytes:
@@ -90,6 +90,9 @@ def test_parsing_in_columns_equals_parsing_objects(raws):
         if isinstance(item, Parsed) and item.checked:
             for era in (Era.GENESIS, Era.CHRONICLE):
                 assert check_transaction(Transaction.parse(item.raw), era) is None
+        if isinstance(item, Parsed) and item.pushes:
+            tx = Transaction.parse(item.raw)
+            assert tx.version in (1, 2) and all(is_push_only(i.script) for i in tx.inputs)
 
 
 def test_common_transactions_do_take_the_columns():
