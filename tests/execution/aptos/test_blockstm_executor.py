@@ -91,11 +91,17 @@ def supply(call):
     call.view.add(SUPPLY_KEY, call.arguments[0])
     call.view.set(cell(0), call.view.get(SUPPLY_KEY))
 
+POOL = table_key(HANDLE, b"pool")
+
+def drain(call):
+    """An aggregator that is nothing at first: taking from it breaks it, also where others give later."""
+    call.view.add(POOL, -5 if call.arguments[0] == 0 else 1 << 127)
+
 def accesses(signers, types, arguments):
     return (ONE, OTHER), (ONE, OTHER)
 
 def register_transaction_functions(functions):
-    for run in (follow, both, both_declared, raises, supply, swallows):
+    for run in (follow, both, both_declared, raises, supply, swallows, drain):
         declared = accesses if run is both_declared else None
         functions.add(TransactionFunction(WHERE, "test", run.__name__, ("&signer", "u64"), run, 1, 0, declared))
 '''
@@ -235,6 +241,22 @@ async def test_random_blocks_equal_sequential(functions: Functions, environment:
         "SEQUENCE_NUMBER_TOO_NEW",
         "TRANSACTION_EXPIRED",
     }
+
+
+async def test_of_two_that_break_an_aggregator_the_first_is_told(
+    functions: Functions, environment: NodeEnvironment
+) -> None:
+    """A worker that comes back after a block has failed commits nothing more."""
+    told = set()
+    for seed in range(20):
+        world = World(seed, people=6)
+        block = [world.transaction(["drain"]) for _ in range(12)]
+        workers = [Hostile(functions, world.rng, False) for _ in range(4)]
+        executor = BlockStmExecutor(functions, environment, Options(batch=1, native=False), workers)
+        expected = await ran(SequentialExecutor(functions, environment), world, block)
+        assert same(await ran(executor, world, block), expected), seed
+        told.add(expected[1])
+    assert len(told) >= 2
 
 
 async def test_worker_processes(functions: Functions, environment: NodeEnvironment) -> None:

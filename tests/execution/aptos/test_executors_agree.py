@@ -460,5 +460,5 @@ def test_sharded(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
     shares = sum(one.sharded for one in meters) / sum(one.transactions for one in meters)
     print(f"{compare.compared} blocks; {moved} parts moved, {crossed} values crossed, {abandoned} pieces one by one")
     # Not vacuous: parts moved, values crossed; of many, keys were asked for, and some could not be run in parts.
-    assert moved and crossed and shares > 0.5
-    assert compare.compared < 1000 or (asked and abandoned)
+    assert moved and crossed and shares > 0.3
+    assert compare.compared < 1000 or (asked and abandoned and shares > 0.5)

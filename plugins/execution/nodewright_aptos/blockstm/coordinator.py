@@ -208,10 +208,12 @@ class Coordinator:
         return [] if follows is None else [follows]
 
     def _commit(self) -> None:
-        try:
-            self.run.commit()
-        except Exception as error:
-            self._failure = error
+        """Nothing after what failed: sequential execution would not have come to it."""
+        if self._failure is None:
+            try:
+                self.run.commit()
+            except Exception as error:
+                self._failure = error
         if self._ended:
             self._wake()
 
