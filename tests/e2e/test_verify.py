@@ -17,7 +17,7 @@ from nodewright.cli.app import invoke
 from nodewright.cli.common import ProfileRequest
 from nodewright.db.stopped import stopped_node
 from nodewright.interfaces import WriteBatch
-from nodewright.storage.utxo_records import ADMITTED, META, SPENT, TX
+from nodewright.storage.utxo_records import ADMITTED, BUNDLE, META, MINED, SPENT, TX, UNDO
 from nodewright_bsv_api.bench.wallet import payments
 from nodewright_bsv_api.client import BsvClient
 
@@ -206,6 +206,39 @@ async def no_index(stores: dict[str, Any]) -> None:
     await write(chain, "txs", {(await rows(chain, "txs"))[0][0]: None})
 
 
+async def no_undo(stores: dict[str, Any]) -> None:
+    await write(stores["stores.utxo"], UNDO, {(await rows(stores["stores.utxo"], UNDO))[0][0]: None})
+
+
+async def undo_of_another(stores: dict[str, Any]) -> None:
+    (_, other), *_, (block, _) = await rows(stores["stores.utxo"], UNDO)
+    await write(stores["stores.utxo"], UNDO, {block: other})
+
+
+async def no_list(stores: dict[str, Any]) -> None:
+    await write(stores["stores.utxo"], BUNDLE, {(await rows(stores["stores.utxo"], BUNDLE))[0][0]: None})
+
+
+async def other_list(stores: dict[str, Any]) -> None:
+    key, row = (await rows(stores["stores.utxo"], BUNDLE))[0]
+    await write(stores["stores.utxo"], BUNDLE, {key: row[:-1] + bytes([row[-1] ^ 1])})
+
+
+async def not_mined(stores: dict[str, Any]) -> None:
+    """A reorganisation would not make its transactions pending again. Only the rows themselves show it."""
+    await write(stores["stores.utxo"], MINED, {(await rows(stores["stores.utxo"], MINED))[0][0]: None})
+
+
+async def no_applied(stores: dict[str, Any]) -> None:
+    await write(stores["stores.utxo"], META, {b"applied": None})
+
+
+async def cut_row(stores: dict[str, Any]) -> None:
+    """Cannot be parsed."""
+    txid, row = await a_payment(stores["stores.utxo"])
+    await write(stores["stores.utxo"], TX, {txid: row[:-1]})
+
+
 DAMAGE: dict[Callable[[dict[str, Any]], Awaitable[None]], str] = {
     missing_row: "an output is gone from the store",
     extra_row: "the store has an unspent output that no transaction makes",
@@ -216,6 +249,13 @@ DAMAGE: dict[Callable[[dict[str, Any]], Awaitable[None]], str] = {
     spent_by_nobody: "an output is spent in the store by what no block or pending transaction is",
     forgotten: "a pending transaction is not listed as unmined: no block would take it",
     mined_again: "a transaction of the chain is listed as unmined",
+    no_undo: "the record by which a block is taken back is gone from the store",
+    undo_of_another: "the record by which a block is taken back is not the block's",
+    no_list: "the list of a subtree's transactions is gone from the store",
+    other_list: "the store's lists of a block's subtrees are not the block's transactions",
+    not_mined: "stores.utxo: a block names a bundle that is not mined in it",
+    no_applied: "the store holds outputs and does not say of which block they are",
+    cut_row: "the store has other outputs of a transaction than its bytes",
     no_subtree: "a subtree of a block is gone from stores.blobs",
     damaged_subtree: "a subtree's blob is damaged",
     no_bodies: "the bodies of a subtree are gone from stores.blobs",
@@ -253,8 +293,20 @@ def test_damage_is_found_and_named(copy: Path, capsys: Any, damage: Any) -> None
     assert DAMAGE[damage] in kinds(document)
 
 
+def test_a_flipped_byte_of_a_file(copy: Path, capsys: Any) -> None:
+    """Wherever it falls: what the recomputation does not need is read as well."""
+    largest = max((copy / "stores" / "utxo").rglob("*.ldb"), key=lambda path: path.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    for at in (50, len(data) // 2):
+        data[at] ^= 1
+        largest.write_bytes(data)
+        data[at] ^= 1
+        assert invoke(["verify", "teranode", f"--data-dir={copy}"]) == 1
+        assert f"{copy / 'stores' / 'utxo'}/leveldb: the database is damaged" in capsys.readouterr().err
+
+
 def test_the_journal(copy: Path, capsys: Any) -> None:
-    """Unreadable: named. Gone: what it held is in the store and nowhere else."""
+    """Unreadable: named. Gone: what it held is in the store and nowhere else, and the next start takes it out."""
     (segment,) = (copy / "pool" / "journal").glob("*.log")
     whole = segment.read_bytes()
     segment.write_bytes(whole[:3] + b"x" + whole[4:])
@@ -270,6 +322,9 @@ def test_the_journal(copy: Path, capsys: Any) -> None:
         "the store holds a transaction that is in no block and is not pending",
         WAITING,
     )
+    with NodeProcess("teranode", copy, LOCAL) as node, BsvClient(node.service("bsv_api"), copy / ".cookie") as client:
+        assert client.rpc("getrawmempool") == []
+    assert verify(copy, capsys)[0] == 0
 
 
 def test_what_it_says_to_do_about_a_damaged_state_works(copy: Path, capsys: Any) -> None:
@@ -279,7 +334,7 @@ def test_what_it_says_to_do_about_a_damaged_state_works(copy: Path, capsys: Any)
     assert invoke(["verify", "teranode", f"--data-dir={copy}"]) == 1
     said = capsys.readouterr().err
     assert all(said.count(f"difference: {DAMAGE[damage]} (") == 1 for damage in (missing_row, wrong_value, revived))
-    assert "move the folder of stores.utxo away and start the node" in said
+    assert "empty stores.utxo (move its folder away, or rename its schema on a database server) and start the node" in said
     (copy / "stores" / "utxo").rename(copy.with_name("utxo"))
     with NodeProcess("teranode", copy, LOCAL) as node, BsvClient(node.service("bsv_api"), copy / ".cookie") as client:
         assert len(client.rpc("getrawmempool")) == WAITING

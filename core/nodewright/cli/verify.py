@@ -28,7 +28,7 @@ class Found:
 
 
 class Findings:
-    """Implements ``interfaces.audit.Report``: of each kind the number, the first few cases and what to do."""
+    """Implements ``db.recompute.Told``: of each kind the number, the first few cases and what to do."""
 
     def __init__(self, progress: Callable[[str, int | None], AbstractContextManager[Callable[[int], None]]]) -> None:
         self.found: dict[str, Found] = {}
@@ -47,6 +47,10 @@ class Findings:
     def progress(self, label: str, length: int | None) -> AbstractContextManager[Callable[[int], None]]:
         return self._progress(label, length)
 
+    @property
+    def clean(self) -> bool:
+        return not self.found
+
     def lines(self) -> list[str]:
         """One line for each kind."""
         return [
@@ -57,7 +61,7 @@ class Findings:
 
     def document(self) -> dict[str, Any]:
         return {
-            "clean": not self.found,
+            "clean": self.clean,
             "differences": [
                 {"kind": kind, "count": found.count, "examples": found.examples, "fix": found.fix}
                 for kind, found in self.found.items()
@@ -83,12 +87,13 @@ def verify(request: ProfileRequest, data_dir: Path | None, genesis_file: Path | 
     Has any transaction been lost, any spent output come back, any value changed? Every block is read and checked, down to
     its Merkle root and header; the unspent outputs that blocks and pending transactions give are compared with the store,
     every output and every spender, in both directions. What a killed node would complete at its next start is noted, and
-    is no difference. (`nodewright db verify` reads every row of every store instead, and asks whether rows agree.)
+    is no difference. Where nothing differs, every row and blob is read as well, as `nodewright db verify` does.
 
     \b
     nodewright verify teranode --data-dir DIR
 
-    Exit codes: 0 the same, 1 differences, one line for each kind, 2 wrong configuration, or the node runs.
+    Exit codes: 0 the same; 1 differences, one line for each kind, or a store that cannot be opened; 2 nothing was looked
+    at, because the node runs, or the profile is another or has no such recomputation.
     """
     import trio
 

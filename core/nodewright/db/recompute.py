@@ -2,7 +2,8 @@
 
 Here: opening the audits that execution and consensus give (``interfaces.audit``), reading the pool's journal without
 changing it, and the one question that needs both and no family: is every transaction whose sender was told that it is in a
-block still in a block, or pending again?
+block still in a block, or pending again? Where all of that is as it should be, or something cannot be read, every row and
+blob is read and rows are compared with each other (``db.verify``): there may be damage in what was not needed.
 
 Memory: the pending transactions and the kept final statuses, as in the node itself; nothing grows with the state.
 """
@@ -12,10 +13,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from nodewright.composition.plan import Plan
-from nodewright.db.stopped import StoppedNode
+from nodewright.db.findings import Findings
+from nodewright.db.stopped import StoppedNode, StoreSlot
+from nodewright.db.verify import verify_node
 from nodewright.errors import ConfigurationError, StoreError
 from nodewright.genesis import Genesis
 from nodewright.interfaces.audit import ChainAudit, ChainPart, Journal, Report, StateAudit
@@ -29,6 +32,10 @@ from nodewright.node.stores import adapted
 from nodewright.plugins.specs import Dependencies, Open
 
 RESTORE = "restore the data directory from a snapshot, or start anew in another --data-dir"
+STATE = (
+    "empty that store (move its folder away, or rename its schema on a database server) and start the node: it computes "
+    "the state anew from its blocks"
+)
 
 
 def require_audits(plan: Plan) -> None:
@@ -42,8 +49,45 @@ def require_audits(plan: Plan) -> None:
             )
 
 
-async def verify_stopped(node: StoppedNode, genesis: Genesis, report: Report) -> None:
-    """Raises what opening raises; what is wrong with the data is reported."""
+class Told(Report, Protocol):
+    @property
+    def clean(self) -> bool:
+        """Whether no difference was told."""
+
+
+class _Rows(Findings):
+    """Damage of rows as differences of a report."""
+
+    def __init__(self, report: Report, fixes: dict[str, str]) -> None:
+        super().__init__()
+        self._report = report
+        self._fixes = fixes
+
+    def damaged(self, what: str, where: str) -> None:
+        self._report.differs(what, where, self._fixes.get(what.partition(":")[0], RESTORE))
+
+
+async def verify_stopped(node: StoppedNode, genesis: Genesis, report: Told) -> None:
+    """Raises what opening raises, and StoreError where something cannot be read and no difference says what; what else is
+    wrong with the data is reported."""
+    unreadable: StoreError | None = None
+    try:
+        await _recompute(node, genesis, report)
+    except StoreError as error:
+        unreadable = error
+    if report.clean:
+        await verify_node(node, _Rows(report, {store.slot: _fix(store) for store in node.stores}), report.progress)
+    if unreadable is not None and report.clean:
+        raise unreadable
+    if unreadable is not None:
+        report.note(f"not compared to the end: {unreadable}")
+
+
+def _fix(store: StoreSlot) -> str:
+    return STATE if store.keeps_outputs else RESTORE
+
+
+async def _recompute(node: StoppedNode, genesis: Genesis, report: Report) -> None:
     plan = node.plan
     statuses = FinalStatuses(plan.pool.status_retention_seconds, PoolLimits().status_max_count)
     journal = await read_journal(node.environment.for_slot("pool"), node.folder / "pool" / "journal", statuses, report)
@@ -88,9 +132,12 @@ async def read_journal(environment: Environment, folder: Path, statuses: FinalSt
 
 async def compare(chain: ChainAudit, state: StateAudit, journal: Journal, statuses: FinalStatuses, report: Report) -> None:
     """``statuses`` are those that ``journal.final`` gives."""
+    applied = await state.applied()
     watched = _Watched(chain, {id for record in statuses.records() if record.status == "committed" for id in record.ids})
-    await watched.load(await state.applied())
+    await watched.load(applied)
     await state.compare(watched, journal, report)
+    if applied is None:
+        return
     if not watched.whole:
         report.note("not compared: final statuses with blocks, because blocks are damaged")
         return
