@@ -253,7 +253,7 @@ def _finish(
         updates=ConsensusUpdates(powers) if powers else None,
         detail={
             "extra": extra,
-            "outcomes": tuple(result.outcomes),
+            "outcomes": result.outcomes,
             "sent": tuple(chain.from_iterable(sent)),
             "refusals": dict(result.refusals),
             "proposals": tuple(result.proposals),

@@ -74,10 +74,12 @@ def _mix(most: int, least: int, level: Fraction) -> int:
 
 def receipt_gas(parameters: Parameters, receipt: Receipt) -> int:
     """Gas that a receipt may come to, of those that count as work; data is free."""
+    fees = parameters.fees
+    if receipt.deposit >= 0:
+        return fees.transfer.execution + fees.action_receipt.execution
     body = receipt.receipt
     if not isinstance(body, ActionReceipt):
         return 0
-    fees = parameters.fees
     gas = attached_gas(body.actions) + exec_fees(fees, body.actions) + fees.action_receipt.execution
     return gas + inner_send_fees(fees, body.actions)
 

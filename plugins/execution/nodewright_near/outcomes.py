@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final, overload
 
 from attrs import define, field, frozen
 
 from nodewright.kernels import sha256_many
 from nodewright_near.borsh import U64, U128, Blob, Enum, Vector, decode, encode, struct
 from nodewright_near.primitives import AccountId, Hash, hash256
-from nodewright_near.rowhashes import sha256_rows
+from nodewright_near.rowhashes import joined_digests, sha256_rows
 
 MAX_CHILDREN: Final = 1 << 16
 
@@ -69,23 +69,6 @@ class Outcome:
     error: Mapping[str, Any] | str | None = None
     _partial: bytes = field(default=b"", init=False, eq=False, repr=False)
 
-    @staticmethod
-    def of_partial(id: bytes, gas_burnt: int, tokens_burnt: int, executor_id: str, raw: bytes) -> Outcome:
-        """Of who has its ``PartialOutcome`` in Borsh: what else stands there is read when somebody asks for it."""
-        outcome: Outcome = _bare(Outcome)
-        outcome.id, outcome.gas_burnt, outcome.tokens_burnt, outcome.executor_id = id, gas_burnt, tokens_burnt, executor_id
-        outcome.logs, outcome.error, outcome._partial = (), None, raw
-        return outcome
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            if name not in ("receipt_ids", "status"):
-                raise AttributeError(name)
-            partial = decode(PartialOutcome, self._partial)
-            self.receipt_ids, self.status = partial.receipt_ids, partial.status
-            return getattr(self, name)
-
     def partial(self) -> bytes:
         """The Borsh form of its ``PartialOutcome``, put together by hand, once: this is made for every receipt."""
         if self._partial:
@@ -110,19 +93,56 @@ class Outcome:
         return hash256(len(hashes).to_bytes(4, "little") + b"".join(hashes))
 
 
-def outcome_leaves(outcomes: Sequence[Outcome]) -> bytes:
+class ChunkOutcomes(Sequence[Outcome]):
+    """Of one chunk, in order: columns of their ids and of their ``PartialOutcome`` in Borsh. The outcome of a frequent
+    transfer, which has neither logs nor an error, is made of these when somebody asks for it; others are ``whole``."""
+
+    def __init__(self) -> None:
+        self.ids: list[bytes] = []
+        self.partials: list[bytes] = []
+        self.whole: dict[int, Outcome] = {}
+
+    def append(self, outcome: Outcome) -> None:
+        self.whole[len(self.ids)] = outcome
+        self.add(outcome.id, outcome.partial())
+
+    def add(self, id: bytes, partial: bytes) -> None:
+        """One without logs and error, by its ``PartialOutcome`` in Borsh."""
+        self.ids.append(id)
+        self.partials.append(partial)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, index: int) -> Outcome: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Outcome]: ...
+
+    def __getitem__(self, index: int | slice) -> Outcome | list[Outcome]:
+        if isinstance(index, slice):
+            return [self[at] for at in range(*index.indices(len(self.ids)))]
+        at = range(len(self.ids))[index]
+        known = self.whole.get(at)
+        if known is not None:
+            return known
+        part: PartialOutcome = decode(PartialOutcome, self.partials[at])
+        return Outcome(self.ids[at], part.receipt_ids, part.gas_burnt, part.tokens_burnt, part.executor_id, part.status)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ChunkOutcomes) and list(self) == list(other)
+
+
+def outcome_leaves(outcomes: ChunkOutcomes) -> bytes:
     """The ``leaf`` of each, one behind the other, hashed together."""
-    plain = sha256_many([outcome.partial() for outcome in outcomes])
-    if not any([outcome.logs for outcome in outcomes]):
-        return sha256_rows(b"".join([_TWO + one.id + digest for one, digest in zip(outcomes, plain, strict=True)]), 68)
-    joined = [
-        _TWO + outcome.id + digest
-        if not outcome.logs
-        else b"".join([(2 + len(outcome.logs)).to_bytes(4, "little"), *outcome.hashes()])
-        for outcome, digest in zip(outcomes, plain, strict=True)
-    ]
+    told = {at: one for at, one in outcomes.whole.items() if one.logs}
+    if not told:
+        return sha256_rows(joined_digests(_TWO, outcomes.ids, outcomes.partials), 68)
+    joined = [_TWO + id + digest for id, digest in zip(outcomes.ids, sha256_many(outcomes.partials), strict=True)]
+    for at, one in told.items():
+        joined[at] = b"".join([(2 + len(one.logs)).to_bytes(4, "little"), *one.hashes()])
     return b"".join(sha256_many(joined))
 
 
-_bare: Final = object.__new__
 _TWO: Final = (2).to_bytes(4, "little")

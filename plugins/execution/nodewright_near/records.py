@@ -18,7 +18,7 @@ from nodewright.interfaces.common import BlockRef
 from nodewright.interfaces.storage import WriteBatch
 from nodewright_near.borsh import U8, U32, U64, Blob, Option, String, Vector, encode, struct
 from nodewright_near.merkle import MerklePath, merklize
-from nodewright_near.outcomes import Outcome, PartialOutcome
+from nodewright_near.outcomes import ChunkOutcomes, Outcome, PartialOutcome
 from nodewright_near.primitives import Hash
 from nodewright_near.receipts import Receipt
 from nodewright_near.state import NO_CAUSE, Cause
@@ -78,22 +78,21 @@ def leaves_key(block: bytes, shard: int) -> bytes:
     return block + shard.to_bytes(2, "big")
 
 
-def rows(
-    block: BlockRef, shard: int, outcomes: Sequence[Outcome], leaves: bytes, receipts: Sequence[Receipt]
-) -> WriteBatch:
+def rows(block: BlockRef, shard: int, outcomes: ChunkOutcomes, leaves: bytes, receipts: Sequence[Receipt]) -> WriteBatch:
     """``leaves``: of all outcomes, 32 bytes each."""
     batch = WriteBatch()
     if leaves:
         batch.put(LEAVES, leaves_key(block.id, shard), leaves)
     place = encode(block.height, U64) + block.id + encode(shard, U32)
     told_of = batch.tables.setdefault(OUTCOMES, {})
-    for index, outcome in enumerate(outcomes):
-        # The fields of ``StoredOutcome``, of which most are written already, or empty.
-        told = NOTHING_TOLD
+    # The fields of ``StoredOutcome``, of which most are written already, or empty.
+    for index, (id, partial) in enumerate(zip(outcomes.ids, outcomes.partials, strict=True)):
+        told_of[id] = b"%b%b%b%b" % (place, partial, NOTHING_TOLD, index.to_bytes(4, "little"))
+    for index, outcome in outcomes.whole.items():
         if outcome.logs or outcome.error is not None:
             error = None if outcome.error is None else json.dumps(outcome.error)
             told = encode(outcome.logs, LOGS) + encode(error, Option(String))
-        told_of[outcome.id] = b"%b%b%b%b" % (place, outcome.partial(), told, index.to_bytes(4, "little"))
+            told_of[outcome.id] = b"%b%b%b%b" % (place, outcome.partial(), told, index.to_bytes(4, "little"))
     batch.put_many(RECEIPTS, [(receipt.receipt_id, receipt.raw or encode(receipt)) for receipt in receipts])
     return batch
 

@@ -25,7 +25,7 @@ from nodewright_near.errors import ErrorValue, Refusal
 from nodewright_near.fees import Cost, CostOverflow, transaction_cost
 from nodewright_near.genesis import shard_of
 from nodewright_near.headers import CongestionInfo, ValidatorStakeV1
-from nodewright_near.outcomes import Outcome, SuccessReceiptId
+from nodewright_near.outcomes import ChunkOutcomes, Outcome, SuccessReceiptId
 from nodewright_near.parameters import Parameters
 from nodewright_near.processing import Done, Setting, process
 from nodewright_near.receipts import ActionReceipt, Receipt, receipt_id
@@ -83,7 +83,7 @@ class ChunkResult:
     """``outgoing`` by destination, in the order sent. ``refusals`` of transactions that had their place and no effect;
     ``nonces`` the last one used of each key (by its row), and the transaction that used it."""
 
-    outcomes: list[Outcome] = field(factory=list)
+    outcomes: ChunkOutcomes = field(factory=ChunkOutcomes)
     outgoing: dict[int, list[Receipt]] = field(factory=dict)
     refusals: dict[bytes, ErrorValue] = field(factory=dict)
     proposals: list[ValidatorStakeV1] = field(factory=list)
@@ -193,21 +193,24 @@ class _Chunk:
                 self.state.commit()
 
     def _may_leave(self, shard: int, receipt: Receipt) -> bool:
-        limit = self.limits[shard]
+        limit, outgoing = self.limits[shard], self.result.outgoing
         if limit == NO_LIMIT:
-            self.result.outgoing.setdefault(shard, []).append(receipt)
+            if shard in outgoing:
+                outgoing[shard].append(receipt)
+            else:
+                outgoing[shard] = [receipt]
             return True
         gas = receipt_gas(self.parameters, receipt)
         # One larger than what a full shard ever lets in must still get out: it takes all of that limit.
         if limit < min(gas, self.parameters.congestion.allowed_shard_outgoing_gas):
             return False
         self.limits[shard] = max(limit - gas, 0)
-        self.result.outgoing.setdefault(shard, []).append(receipt)
+        outgoing.setdefault(shard, []).append(receipt)
         return True
 
     def send(self, receipt: Receipt) -> None:
         shard = shard_of(receipt.receiver_id, self.given.boundaries)
-        queue = self.backlog.buffered.get(shard)
+        queue = self.backlog.buffered.get(shard) if self.backlog.buffered else None
         if (queue is not None and len(queue)) or not self._may_leave(shard, receipt):
             self.backlog.hold(shard, receipt)
             self.state.commit()
@@ -215,42 +218,38 @@ class _Chunk:
     # --- transactions ---
 
     def transactions(self) -> None:
-        given, seen = self.given, set[bytes]()
+        given, seen, result = self.given, set[bytes](), self.result
         identities = self.transfers.identities(given.transactions) if self.by_hand else ()
+        wrong = {index for index, good in enumerate(given.signed) if not good} | given.refused
+        convert, send_gas, burnt = self.transfers.convert, self.transfers.send_gas, self.transfers.burnt
+        here, boundaries, add, nonces = given.shard, given.boundaries, result.outcomes.add, result.nonces
         for index, signed in enumerate(given.transactions):
-            if signed.id in seen:
+            id, signer = signed.id, signed.signer
+            if id in seen:
                 continue
-            seen.add(signed.id)
-            if self.by_hand and self._convert_transfer(index, signed, identities[index]):
-                continue
+            seen.add(id)
+            if self.by_hand and index not in wrong and (not boundaries or shard_of(signer, boundaries) == here):
+                done = convert(signed, identities[index])
+                if done is not None:
+                    receipt, partial = done
+                    own = signed.receiver == signer
+                    add(id, partial)
+                    nonces[signed.slot] = (signed.nonce, id)
+                    result.gas_used += send_gas[own]
+                    result.balance_burnt += burnt[own]
+                    if own:
+                        self.local.append(receipt)
+                    else:
+                        self.send(receipt)
+                    continue
             self.transfers.settle()
             try:
                 self._convert(index, signed)
             except Refusal as refusal:
                 self.state.rollback()
-                self.result.refusals[signed.id] = refusal.value
+                self.result.refusals[id] = refusal.value
             except CostOverflow:
-                self.result.refusals[signed.id] = "CostOverflow"
-
-    def _convert_transfer(self, index: int, signed: SignedTransaction, identity: bytes) -> bool:
-        given, result, signer = self.given, self.result, signed.signer
-        if not given.signed[index] or index in given.refused:
-            return False
-        if given.boundaries and shard_of(signer, given.boundaries) != given.shard:
-            return False
-        done = self.transfers.convert(signed, identity)
-        if done is None:
-            return False
-        receipt, outcome = done
-        result.outcomes.append(outcome)
-        result.nonces[signed.slot] = (signed.nonce, signed.id)
-        result.gas_used += outcome.gas_burnt
-        result.balance_burnt += outcome.tokens_burnt
-        if signer == signed.receiver:
-            self.local.append(receipt)
-        else:
-            self.send(receipt)
-        return True
+                self.result.refusals[id] = "CostOverflow"
 
     def _convert(self, index: int, signed: SignedTransaction) -> None:
         given, state, transaction = self.given, self.state, signed.transaction
@@ -305,14 +304,14 @@ class _Chunk:
     def take_all(self, receipts: Iterable[Receipt]) -> Run[None]:
         """In their order; plain transfers without a step of their own. What those changed is settled then."""
         result, receive, limit = self.result, self.transfers.receive, self.parameters.gas_limit
-        outcomes = result.outcomes
+        add, gas = result.outcomes.add, self.transfers.exec_gas
         for receipt in receipts:
             if self.by_hand and result.gas_used + self.work < limit:
-                outcome = receive(receipt)
-                if outcome is not None:
-                    outcomes.append(outcome)
-                    result.gas_used += outcome.gas_burnt
-                    result.balance_burnt += outcome.tokens_burnt
+                partial = receive(receipt)
+                if partial is not None:
+                    add(receipt.receipt_id, partial)
+                    result.gas_used += gas
+                    result.balance_burnt += gas * receipt.gas_price
                     continue
             self.transfers.settle()
             yield from self.take(receipt)

@@ -17,7 +17,6 @@ from typing import Final
 from nodewright_near.accounts import NONCES_PER_BLOCK, V2_SENTINEL, account_key
 from nodewright_near.checks import Stakes
 from nodewright_near.fees import U128_MAX
-from nodewright_near.outcomes import Outcome
 from nodewright_near.parameters import Parameters
 from nodewright_near.receipts import NO_DATA, Receipt, transfer_receipt
 from nodewright_near.rowhashes import sha256_rows
@@ -59,11 +58,10 @@ class Transfers:
         sent = [fees.action_receipt.send(sir) + fees.transfer.send(sir) for sir in (False, True)]
         self.exec_gas = fees.action_receipt.execution + fees.transfer.execution
         self.send_gas = sent
-        self._burnt = [gas_price * gas for gas in sent]
+        self.burnt = [gas_price * gas for gas in sent]
         self._paid = [gas_price * (gas + self.exec_gas) for gas in sent]
         self._converted = [self._spent(gas, gas_price * gas) for gas in sent]
         self._executed = self._spent(self.exec_gas, gas_price * self.exec_gas)
-        self._exec_burnt = gas_price * self.exec_gas
         # Where somebody wants to know the cause of each change, the rules write them all down.
         self.possible = state.causes is None and parameters.limits.max_transaction >= MAX_TRANSFER_BYTES
 
@@ -87,9 +85,9 @@ class Transfers:
         joined = sha256_rows(b"".join([signed.id + tail for signed in transactions]), 48)
         return [joined[at : at + 32] for at in range(0, len(joined), 32)]
 
-    def convert(self, signed: SignedTransaction, identity: bytes) -> tuple[Receipt, Outcome] | None:
+    def convert(self, signed: SignedTransaction, identity: bytes) -> tuple[Receipt, bytes] | None:
         """Of a transaction whose signer lives here, that is in time, and whose signature is good: its receipt and its
-        outcome."""
+        ``PartialOutcome`` in Borsh; ``send_gas`` is burnt, and ``burnt`` with it."""
         deposit, signer = signed.deposit, signed.signer
         if deposit < 0:
             return None
@@ -121,10 +119,10 @@ class Transfers:
         )
         receipt = transfer_receipt(signer, signed.receiver, identity, self._price, deposit, form)
         partial = b"\x01\0\0\0%b%b%b\x03%b" % (identity, self._converted[own], raw[:at], identity)
-        return receipt, Outcome.of_partial(signed.id, self.send_gas[own], self._burnt[own], signer, partial)
+        return receipt, partial
 
-    def receive(self, receipt: Receipt) -> Outcome | None:
-        """Its outcome: ``exec_gas`` and what was paid for it are burnt, and it sends nothing."""
+    def receive(self, receipt: Receipt) -> bytes | None:
+        """Its ``PartialOutcome`` in Borsh: ``exec_gas`` is burnt, what was paid for that with it, and it sends nothing."""
         deposit, name = receipt.deposit, receipt.receiver_id
         if deposit < 0:
             return None
@@ -137,14 +135,12 @@ class Transfers:
         account.amount = amount
         account.changed = True
         price = receipt.gas_price
-        if price == self._price:
-            partial = account.received
-            if not partial:
-                partial = account.received = self._received(account, self._executed)
-            return Outcome.of_partial(receipt.receipt_id, self.exec_gas, self._exec_burnt, name, partial)
-        tokens = price * self.exec_gas
-        partial = self._received(account, self._spent(self.exec_gas, tokens))
-        return Outcome.of_partial(receipt.receipt_id, self.exec_gas, tokens, name, partial)
+        if price != self._price:
+            return self._received(account, self._spent(self.exec_gas, price * self.exec_gas))
+        partial = account.received
+        if not partial:
+            partial = account.received = self._received(account, self._executed)
+        return partial
 
     def _received(self, account: _Account, spent: bytes) -> bytes:
         size = (len(account.key) - 1).to_bytes(4, "little")
