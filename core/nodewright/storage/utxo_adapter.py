@@ -303,6 +303,11 @@ class KeyValueUtxoStore:
         gathered = await self._gather(outpoints, sorted(looked))
         assert gathered is not None  # changes are made under the lock, which is held
         found, spenders = gathered
+        if not remove and not looked:
+            change = self._new_change(found, spenders)
+            if change.create_plain(create, height):
+                change.promise()
+                return change, [None] * len(create)
         while True:
             change = self._new_change(found, spenders)
             change.remove(remove)
@@ -343,8 +348,7 @@ class KeyValueUtxoStore:
             self._marks.transactions.pop(txid, None)
         for outpoint in change.unmarked:
             self._marks.outputs.pop(outpoint, None)
-        for txid, record in change.created.items():
-            cache.put(txid, record)
+        cache.put_all(change.created)
         for txid in change.locked:
             self._marks.transactions[txid] = LOCKED
         peek = cache.peek

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 
 from nodewright.storage.utxo_records import Record
 
@@ -37,6 +38,21 @@ class RecordCache:
         self.used += record.size
         while self.used > self._budget:
             _, gone = self._records.popitem(last=False)
+            self.used -= gone.size
+
+    def put_all(self, records: Mapping[bytes, Record]) -> None:
+        """As ``put`` for each, in order."""
+        held = self._records
+        sizes = [record.size for record in records.values()]
+        total = sum(sizes)
+        if not sizes or max(sizes) * 16 > self._budget or total > self._budget or not held.keys().isdisjoint(records):
+            for txid, record in records.items():
+                self.put(txid, record)
+            return
+        held.update(records)
+        self.used += total
+        while self.used > self._budget:
+            _, gone = held.popitem(last=False)
             self.used -= gone.size
 
     def pop(self, txid: bytes) -> None:

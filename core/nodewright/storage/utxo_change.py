@@ -10,9 +10,11 @@ from nodewright.interfaces.storage import UtxoRefused, UtxoTransaction, WriteBat
 from nodewright.storage.utxo_records import (
     BURIED,
     CONFLICTING,
+    HEAD,
     LOCKED,
     MARK,
     PAGE,
+    PAGE_BYTES,
     SPENT,
     TX,
     TXMARK,
@@ -117,6 +119,45 @@ class Change:
             return self._spenders[outpoint]
         record = self._found.get(outpoint[:32])
         return None if record is None else record.spent.get(int.from_bytes(outpoint[32:], "little"))
+
+    def create_plain(self, transactions: Sequence[UtxoTransaction], height: int) -> bool:
+        """As the first step of a change, add all of these, where all are plain: one input each, an unspent output of a
+        transaction that was here before and is no coinbase; nothing is marked. Else False, and nothing is done: ``create``
+        says of each what it is."""
+        if self._marks or self._txmarks or self.overwrites or self.created or not transactions:
+            return False
+        found = self._found
+        rows: dict[bytes, bytes | None] = {}
+        spent: dict[bytes, bytes | None] = {}
+        created: dict[bytes, Record] = {}
+        fresh, head, first = Record.fresh, HEAD.pack(0, height, 1), spender_of(b"", 0)
+        for tx in transactions:
+            txid, spends, outputs = tx.txid, tx.spends, tx.outputs
+            if (
+                len(spends) != 1
+                or tx.coinbase
+                or tx.locked
+                or not 0 < len(outputs) <= PAGE_BYTES - 36
+                or outputs[0] >= 0xFD
+            ):
+                return False
+            (outpoint,) = spends
+            record = found.get(outpoint[:32])
+            if record is None or record.coinbase:
+                return False
+            output = int.from_bytes(outpoint[32:], "little")
+            if output >= record.count or record.spent.get(output, None if record.complete else _UNTOUCHED) is not None:
+                return False
+            rows[txid] = row = head + outpoint + outputs
+            spent[outpoint] = txid + first
+            created[txid] = fresh(row, height, 44, outputs[0])
+        if len(rows) != len(transactions) or len(spent) != len(transactions) or not found.keys().isdisjoint(rows):
+            return False
+        self.batch.tables.update({SPENT: dict(spent), TX: rows})
+        self.spent.update(spent)
+        self.created = created
+        self.admitted = list(rows)
+        return True
 
     def create(self, tx: UtxoTransaction, height: int, looked_up: bool) -> UtxoRefused | Verdict | None:
         """Add the transaction, or say why not. ``looked_up``: whether its own record was asked for."""

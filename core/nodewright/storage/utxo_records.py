@@ -64,7 +64,7 @@ CONFLICTING = 2
 
 NO_OUTPUT = 0xFFFFFFFF  # a page in which no output begins
 
-_HEAD = struct.Struct("<BIH")
+HEAD = struct.Struct("<BIH")
 _PAGED_HEAD = struct.Struct("<BIIIQ")
 _INDEX = struct.Struct("<II")
 _MARK = struct.Struct("<BI")
@@ -98,7 +98,7 @@ class Record:
 
     def __init__(self, body: bytes, complete: bool) -> None:
         try:
-            flags, height, spends = _HEAD.unpack_from(body)
+            flags, height, spends = HEAD.unpack_from(body)
         except struct.error:
             raise StoreCorrupt("a row of a transaction ends early; restore the store from a copy") from None
         self.body = body
@@ -120,6 +120,22 @@ class Record:
             else:
                 self.count, self.start = compact_size(body, start)
         self.size = 480 + len(body) + 170 * self.count
+
+    @classmethod
+    def fresh(cls, body: bytes, height: int, start: int, count: int) -> Record:
+        """Of a row just made, of no coinbase and not paged: ``count`` outputs from ``start`` on, all unspent."""
+        record = cls.__new__(cls)
+        record.body = body
+        record.height = height
+        record.coinbase = False
+        record.paged = None
+        record.offsets = None
+        record.spent = {}
+        record.complete = True
+        record.count = count
+        record.start = start
+        record.size = 480 + len(body) + 170 * count
+        return record
 
     def output(self, index: int) -> tuple[int, bytes]:
         """(satoshis, script) of an output of a transaction that is not paged."""
@@ -203,7 +219,7 @@ def encode_transaction(
     if not outputs:
         raise ValueError("an output vector has at least its count")
     if 36 * len(spends) + len(outputs) <= PAGE_BYTES:
-        return _HEAD.pack(flags, height, len(spends)) + b"".join(spends) + outputs, []
+        return HEAD.pack(flags, height, len(spends)) + b"".join(spends) + outputs, []
     pages = [
         (b"s" + (at // SPENDS_PER_PAGE).to_bytes(4, "big"), b"".join(spends[at : at + SPENDS_PER_PAGE]))
         for at in range(0, len(spends), SPENDS_PER_PAGE)
