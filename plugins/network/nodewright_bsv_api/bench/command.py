@@ -41,6 +41,13 @@ EXPLAIN = {
 @click.option(
     "--connections", default=4, show_default=True, type=click.IntRange(1, 64), help="Sockets of the load process."
 )
+@click.option(
+    "--block-every",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Transactions after which a block is mined while loading; 0: at the end alone. A long run outgrows the pool else.",
+)
 @click.option("--seed", default=1, show_default=True, type=int, help="Keys, amounts and so the digest follow from it.")
 @click.option("--profile", default="teranode", show_default=True, help="Profile name or TOML file.")
 @click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="Override one key of the profile (repeatable).")
@@ -50,6 +57,7 @@ def teranode(
     count: int,
     batch: int,
     connections: int,
+    block_every: int,
     seed: int,
     profile: str,
     pairs: tuple[str, ...],
@@ -63,13 +71,15 @@ def teranode(
 
     \b
     nodewright bench teranode --count 100000 --json out.json
+    nodewright bench teranode --count 1000000 --block-every 100000
     nodewright bench teranode --count 5000 --batch 1 --connections 16
     nodewright bench teranode --set stores.utxo.use=memory
     """
     from nodewright_bsv_api.bench.run import Plan, run
 
     progress = Progress()
-    figures = run(Plan(profile, count, batch, connections, seed, settings_of(pairs), data_dir), progress)
+    plan = Plan(profile, count, batch, connections, seed, settings_of(pairs), data_dir, block_every)
+    figures = run(plan, progress)
     progress.end()
     click.echo(table(f"bench teranode ({profile})", figures, EXPLAIN))
     if json_file is not None:

@@ -41,6 +41,7 @@ class Plan:
     seed: int
     settings: Mapping[str, str]
     data_dir: Path | None = None
+    block_every: int = 0  # transactions; 0: blocks at the end alone
     commit_timeout_seconds: float = 600.0
 
 
@@ -77,7 +78,13 @@ def _measured(plan: Plan, node: NodeProcess, scratch: Path, progress: Progress) 
         before = cpu_seconds(node.pid)
         started = time.perf_counter()
         route = "tx" if plan.batch == 1 else "txs"
-        result = run_load(url, route, plan.connections, [path], lambda done: progress("loading", done, batches))
+        miner = _Miner(client, plan)
+
+        def loaded(done: int) -> None:
+            progress("loading", done, batches)
+            miner.after(done * plan.batch)
+
+        result = run_load(url, route, plan.connections, [path], loaded)
         loading_cpu = cpu_seconds(node.pid) - before
         refused = {line.partition(":")[0] for line in result["refusals"]}
         accepted = [raw for raw in raws if sha256d(raw)[::-1].hex() not in refused]
@@ -112,6 +119,21 @@ def _measured(plan: Plan, node: NodeProcess, scratch: Path, progress: Progress) 
             "count": plan.count,
             "digest": _digest(client, raws, progress),
         }
+
+
+class _Miner:
+    """A block after every ``block_every`` transactions, while the load goes on: what is pending stays bounded."""
+
+    def __init__(self, client: BsvClient, plan: Plan) -> None:
+        self._client = client
+        self._every = plan.block_every
+        self._next = plan.block_every
+        self._address = _address(Key(plan.seed, 0))
+
+    def after(self, posted: int) -> None:
+        if self._every and posted >= self._next:
+            self._next = posted + self._every
+            self._client.rpc("generatetoaddress", 1, self._address)
 
 
 def _fund(client: BsvClient, plan: Plan, progress: Progress) -> list[Coin]:
