@@ -11,16 +11,18 @@ Invariants
 - The nodes in the store, with ``nodes`` over them, are those of the applied state.
 - The nodes in the store are those of the root ``mark`` (None: of the applied state), and every row that is different in the
   applied state is named by ``near_behind``.
-- At most ``budget`` bytes and MAX_BLOCKS blocks are held back.
+- At most ``budget`` bytes and MAX_BLOCKS blocks are held back; of those that came as layers, as many bytes again may be
+  of nodes that later layers replaced.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Final
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
 
 from nodewright.interfaces.storage import KeyValueReader, WriteBatch
 from nodewright_near.borsh import Blob, Vector, decode
+from nodewright_near.layers import Layer
 
 BEHIND: Final = "near_behind"
 MAX_BLOCKS: Final = 256
@@ -38,7 +40,12 @@ class Behind:
     """Of one shard. ``put`` says what a commit writes; once it has returned, ``done`` takes note of it."""
 
     def __init__(self, shard: int, budget: int) -> None:
-        self.nodes: dict[bytes, bytes | None] = {}
+        self._nodes: dict[bytes, bytes | None] = {}
+        # Layers over these, the oldest first; of their steps (all of one list of paths) whether each is held back.
+        self._layers: list[Layer] = []
+        self._layered = 0
+        self._paths: Sequence[bytes] | None = None
+        self._steps: Any = None
         self.mark: bytes | None = None
         self._shard = shard.to_bytes(2, "big")
         self._mark_key = mark_key(shard)
@@ -50,13 +57,47 @@ class Behind:
         """Whether anything is held back."""
         return bool(self._blocks)
 
+    @property
+    def nodes(self) -> dict[bytes, bytes | None]:
+        """Those held back, by path."""
+        layers, self._layers, self._layered = self._layers, [], 0
+        if layers:
+            import numpy as np
+
+            # Of each step the newest.
+            seen, found = np.zeros(len(layers[-1].paths), np.bool_), dict[bytes, bytes | None]()
+            for layer in reversed(layers):
+                fresh = ~seen[layer.steps]
+                seen[layer.steps] = True
+                for path, raw in layer.picked(fresh):
+                    found.setdefault(path, raw)
+            self._nodes.update(found)
+        return self._nodes
+
     def grown(self, nodes: Mapping[bytes, bytes | None]) -> int | None:
         """How many bytes more these are to hold back; None where that is too much."""
-        held = self.nodes
-        more = sum(
-            [_NODE_BYTES if raw is None else _NODE_BYTES + len(raw) for path, raw in nodes.items() if path not in held]
-        )
+        if isinstance(nodes, Layer):
+            fresh = ~self._held(nodes)[nodes.steps]
+            more = int(nodes.sizes[fresh].sum()) + _NODE_BYTES * int(fresh.sum())
+        else:
+            held = self.nodes
+            more = sum(
+                [_NODE_BYTES if raw is None else _NODE_BYTES + len(raw) for path, raw in nodes.items() if path not in held]
+            )
         return more if len(self._blocks) < MAX_BLOCKS and self._used + more <= self._budget else None
+
+    def _held(self, layer: Layer) -> Any:
+        """By step, whether its node is held back."""
+        import numpy as np
+
+        paths = layer.paths
+        if self._paths is not paths:
+            self._steps, self._paths, _ = np.zeros(0, np.bool_), paths, self.nodes
+        begin, held = len(self._steps), self._nodes
+        if begin < len(paths):
+            more = np.fromiter([path in held for path in paths[begin:]], np.bool_, len(paths) - begin)
+            self._steps = np.concatenate((self._steps, more))
+        return self._steps
 
     def hold(self, batch: WriteBatch, height: int, before: bytes, keys: Collection[bytes]) -> None:
         """What stands for the nodes of a block that changed these keys. ``before``: the root that it changed."""
@@ -70,7 +111,15 @@ class Behind:
         """That is committed."""
         if nodes:
             self._used += grown
-            self.nodes.update(nodes)
+            if isinstance(nodes, Layer):
+                self._held(nodes)[nodes.steps] = True
+                self._layers.append(nodes)
+                self._layered += nodes.size
+                if self._layered > self._budget:
+                    self.nodes  # noqa: B018  # lets go of what was replaced
+            else:
+                self.nodes.update(nodes)
+                self._paths = None
             self._blocks.append(self._shard + height.to_bytes(8, "big"))
             if self.mark is None:
                 self.mark = before
@@ -83,7 +132,8 @@ class Behind:
 
     def released(self) -> dict[bytes, bytes | None]:
         """That is committed; what was held back until then."""
-        gone, self.nodes, self._used, self._blocks, self.mark = self.nodes, {}, 0, [], None
+        gone, self._nodes, self._used, self._blocks, self.mark = self.nodes, {}, 0, [], None
+        self._paths = None
         return gone
 
     # --- after a start ---
@@ -108,3 +158,4 @@ class Behind:
         """From those keys."""
         self._used += self.grown(nodes) or self._budget
         self.nodes.update(nodes)
+        self._paths = None

@@ -68,7 +68,7 @@ class Ran:
     result: ChunkResult
     extra: ChunkExtra
     values: dict[bytes, bytes | None]
-    nodes: dict[bytes, bytes | None]
+    nodes: Mapping[bytes, bytes | None]
     outcome: Outcome
     leaves: bytes  # of all outcomes, 32 bytes each
     causes: Mapping[bytes, Cause] = field(factory=dict)
@@ -302,12 +302,15 @@ async def execute(
     if request.record_witness:
         await view.walk(list({**state.loaded, **changes}))
     fetched = request.record_witness
-    nodes: dict[bytes, bytes | None] = {}
     recorder = Recorder(view)
+    nodes: Mapping[bytes, bytes | None]
     while True:
         try:
-            nodes.clear()
-            root = update(recorder, view.root, changes, nodes) if request.record_witness else _root(view, changes, nodes)
+            if request.record_witness:
+                found: dict[bytes, bytes | None] = {}
+                root, nodes = update(recorder, view.root, changes, found), found
+            else:
+                root, nodes = _root(view, changes)
             break
         except Missing as missing:
             # The ways of what changes; and then what is beside them: the only child that is left of a branch.
@@ -324,14 +327,16 @@ async def execute(
     return ran
 
 
-def _root(view: View, changes: Mapping[bytes, bytes | None], nodes: dict[bytes, bytes | None]) -> bytes:
-    """The state root after the changes, the fast way if that is one. Raises Missing."""
+def _root(view: View, changes: Mapping[bytes, bytes | None]) -> tuple[bytes, Mapping[bytes, bytes | None]]:
+    """The state root after the changes and the nodes that they change, the fast way if that is one. Raises Missing."""
     ways = view.shard.ways
-    root = ways.patch(view, view.root, changes, nodes)
-    if root is None:
-        root = update(view, view.root, changes, nodes)
-        ways.follow(view.root, root, nodes)
-    return root
+    moved = ways.move(view, view.root, changes)
+    if moved is not None:
+        return moved
+    nodes: dict[bytes, bytes | None] = {}
+    root = update(view, view.root, changes, nodes)
+    ways.follow(view.root, root, nodes)
+    return root, nodes
 
 
 def _with_witness(outcome: Outcome, recorder: Recorder, view: View, state: State) -> Outcome:

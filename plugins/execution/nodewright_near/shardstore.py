@@ -65,7 +65,7 @@ class Version:
     parent: BlockRef | None
     extra: ChunkExtra
     values: dict[bytes, bytes | None] = field(factory=dict)
-    nodes: dict[bytes, bytes | None] = field(factory=dict)
+    nodes: Mapping[bytes, bytes | None] = field(factory=dict)
     outcome: Any = None
     rows: WriteBatch = field(factory=WriteBatch)
     nonces: Mapping[bytes, tuple[int, bytes]] = field(factory=dict)

@@ -131,9 +131,10 @@ def patch(
     depths: Any,
     leaves: list[int],
     values: list[bytes],
-) -> tuple[bytes, list[int], list[bytes]] | None:
-    """The root, the nodes that changed, far ones first, and their bytes; None, and nothing changed, where a value has
-    another length. The columns are arrays of signed 64-bit numbers."""
+) -> tuple[bytes, Any, Any, Any, bytes] | None:
+    """The root, and of the nodes that changed, far ones first: numbers, sizes, where each ends in the bytes that come last,
+    and these. None, and nothing changed, where a value has another length. The columns are arrays of signed 64-bit
+    numbers; nothing of what is answered is a view of them."""
     columns = [np.frombuffer(column, np.int64) for column in (starts, ends, above, at, depths)]
     arena = np.frombuffer(data, np.uint8)
     value_ends = np.cumsum(np.fromiter(map(len, values), np.int64, len(values)))
@@ -144,13 +145,8 @@ def patch(
     count = rehash(arena, *columns, np.array(leaves, np.int64), joined, value_starts, value_ends, order, root)
     if count < 0:
         return None
-    order = order[:count]
-    after = np.empty(count, np.int64)
-    out = np.empty(int((columns[1][order] - columns[0][order]).sum()), np.uint8)
+    order = order[:count].copy()
+    after, sizes = np.empty(count, np.int64), columns[1][order] - columns[0][order]
+    out = np.empty(int(sizes.sum()), np.uint8)
     gather(arena, columns[0], columns[1], order, after, out)
-    blob: bytes = out.tobytes()
-    last = after.tolist()
-    return root.tobytes(), order.tolist(), [blob[begin:end] for begin, end in zip([0, *last], last, strict=False)]
-
-
-KERNELS = "nodewright_near.waykernels"
+    return root.tobytes(), order, sizes, after, out.tobytes()

@@ -24,6 +24,7 @@ from typing import Final
 
 from nodewright.kernels import sha256_many
 from nodewright.kernels.switch import compiled
+from nodewright_near.layers import Layer
 from nodewright_near.trie import EMPTY_ROOT, Missing, Source
 from nodewright_near.trienodes import BRANCH, BRANCH_WITH_VALUE, LEAF, nibbles, pack
 
@@ -67,6 +68,16 @@ class Ways:
         changed: dict[bytes, bytes | None],
     ) -> bytes | None:
         """The root after ``changes``; None where they are of another kind."""
+        moved = self.move(source, root, changes)
+        if moved is None:
+            return None
+        changed.update(moved[1])
+        return moved[0]
+
+    def move(
+        self, source: Source, root: bytes, changes: Mapping[bytes, bytes | None]
+    ) -> tuple[bytes, Mapping[bytes, bytes | None]] | None:
+        """As ``patch``: the root, and the nodes that changed."""
         if root == EMPTY_ROOT or not changes:
             return None
         if root != self.root or len(self.leaves) >= MAX_KEYS or 2 * len(self.gone) > len(self.paths):
@@ -75,18 +86,19 @@ class Ways:
             return None
         leaves = [self.leaves[key] for key in changes]
         values: list[bytes] = [value for value in changes.values() if value is not None]
-        kernels = compiled(KERNELS)
+        kernels, paths = compiled(KERNELS), self.paths
         if kernels is None or len(leaves) < WORTH_A_CALL:
-            done = self._plain(leaves, values)
-        else:
-            columns = self._starts, self._ends, self._above, self._at, self._depths
-            done = kernels.patch(self._data, *columns, leaves, values)
+            plain = self._plain(leaves, values)
+            if plain is None:
+                return None
+            self.root, order, raws = plain
+            return self.root, dict(zip([paths[step] for step in order], raws, strict=True))
+        columns = self._starts, self._ends, self._above, self._at, self._depths
+        done = kernels.patch(self._data, *columns, leaves, values)
         if done is None:
             return None
-        self.root, order, raws = done
-        paths = self.paths
-        changed.update(zip([paths[step] for step in order], raws, strict=True))
-        return self.root
+        self.root, *layer = done
+        return self.root, Layer(paths, *layer)
 
     def _plain(self, leaves: Sequence[int], values: Sequence[bytes]) -> tuple[bytes, list[int], list[bytes]] | None:
         """The root, the nodes that changed, far ones first, and their bytes; None, and nothing changed, where a value has

@@ -13,9 +13,10 @@ from nodewright.interfaces.common import BlockRef
 from nodewright.interfaces.storage import WriteBatch
 from nodewright_memory.disk import MemoryDisk
 from nodewright_memory.store import MemoryStore
-from nodewright_near.behind import BEHIND, mark_key
+from nodewright_near.behind import BEHIND, Behind, mark_key
 from nodewright_near.chunks import ChunkExtra
 from nodewright_near.headers import CongestionInfo
+from nodewright_near.layers import Layer
 from nodewright_near.primitives import NO_HASH
 from nodewright_near.shardstore import META, NODES, ROWS, ShardStore, Stale, Version, View, node_key, row_key
 from nodewright_near.trie import EMPTY_ROOT, NoNodes, find, update
@@ -160,3 +161,34 @@ async def test_a_snapshot_is_read_with_what_was_held_back_then():
         with pytest.raises(Stale):  # its nodes are older than what is held back now
             await View.still(shard, version, snapshot)
     assert await store.get_many(META, [mark_key(SHARD)]) == [None]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.sets(st.integers(0, 30), min_size=1), st.integers(0, 2)), max_size=12))
+def test_layers_are_held_back_as_their_nodes_are(steps):
+    """Columns, plain nodes, and other columns (what was known of the trie was forgotten) in between: the same is held, and
+    the same is counted."""
+    np = pytest.importorskip("numpy")
+    budget = 1500
+    paths = [[b"p%d" % number for number in range(31)] for _ in range(2)]
+    paths[1].reverse()
+    quick, plain = Behind(0, budget), Behind(0, budget)
+    for number, (wide, chosen, kind) in enumerate(steps):
+        which = paths[kind % 2]
+        raws = [b"%d:%d" % (number, at) * (1 + wide) for at in sorted(chosen)]
+        nodes = dict(zip([which[at] for at in sorted(chosen)], raws, strict=True))
+        sizes = np.array([len(raw) for raw in raws], np.int64)
+        columns = np.array(sorted(chosen), np.int64), sizes, np.cumsum(sizes)
+        layer = nodes if kind == 2 else Layer(which, *columns, b"".join(raws))
+        assert dict(layer) == nodes and len(layer) == len(nodes) and layer.get(b"none") is None
+        layer = nodes if kind == 2 else Layer(which, *columns, b"".join(raws))
+        grown = plain.grown(nodes)
+        assert quick.grown(layer) == grown
+        if grown is None:
+            assert quick.released() == plain.released()
+        else:
+            quick.held(number, bytes(32), layer, grown)
+            plain.held(number, bytes(32), nodes, grown)
+            if wide:
+                assert quick.nodes == plain.nodes
+    assert quick.nodes == plain.nodes
