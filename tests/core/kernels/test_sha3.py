@@ -60,6 +60,33 @@ def test_pairs_equal_hashlib(kernels: Any, count: int, seed: int, width: int) ->
     assert sha3.plain_pairs(data, prefix) == expected
 
 
+# (bytes of the head, of the rest): words that straddle, or do not; the padding in any byte; one block, two and three.
+SPLICED = [(33, 16), (1, 270), (32, 104)]
+MORE = [(35, 147), (34, 105), (32, 64), (0, 8), (7, 129), (8, 127), (3, 300), (40, 96)]  # each is compiled for long
+
+
+@pytest.mark.parametrize("head,size", [*SPLICED, *[pytest.param(*one, marks=pytest.mark.long) for one in MORE]])
+def test_a_head_and_a_piece_joined_on_the_way(kernels: Any, head: int, size: int) -> None:
+    import numpy as np
+    from numba import njit
+
+    hash_spliced = kernels.spliced(kernels.LANES, head, size)
+
+    @njit
+    def run(head: Any, sources: Any, targets: Any) -> None:
+        hash_spliced(np.uintp(head.ctypes.data), np.uintp(sources.ctypes.data), np.uintp(targets.ctypes.data))
+
+    rng = random.Random(size)
+    begin = rng.randbytes(head)
+    messages = [rng.randbytes(size) for _ in range(kernels.LANES)]
+    data = [np.frombuffer(message, np.uint8) for message in messages]
+    out = np.zeros((kernels.LANES, 32), np.uint8)
+    sources = np.array([one.ctypes.data for one in data], np.uint64)
+    targets = np.array([out.ctypes.data + 32 * lane for lane in range(kernels.LANES)], np.uint64)
+    run(np.frombuffer(bytearray(begin.ljust(-(-head // 8) * 8, b"\0")), np.uint8), sources, targets)
+    assert [one.tobytes() for one in out] == [hashlib.sha3_256(begin + message).digest() for message in messages]
+
+
 @pytest.mark.long
 def test_what_another_processor_would_run(kernels: Any) -> None:
     """Four lanes where there are eight, and the other way round."""

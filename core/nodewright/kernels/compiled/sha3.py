@@ -91,35 +91,46 @@ def _transpose(builder: Any, rows: list[Any]) -> list[Any]:
     return rows
 
 
-def _round(builder: Any, words: list[Any], constant: Any, lanes: int) -> list[Any]:
-    """One round on 25 vectors; word (x, y) is ``words[x + 5 * y]``."""
+# Word (x, y) before the permutation of places (pi) that stands at (X, Y) after it.
+SOURCES = {(y, (2 * x + 3 * y) % 5): (x, y) for x in range(5) for y in range(5)}
+
+
+def _parity(builder: Any, words: list[Any]) -> list[Any]:
+    """The exclusive or of each column."""
+    columns = words[:5]
+    for y in range(1, 5):
+        columns = [builder.xor(column, word) for column, word in zip(columns, words[5 * y : 5 * y + 5], strict=True)]
+    return columns
+
+
+def _round(builder: Any, words: list[Any], columns: list[Any], constant: Any, lanes: int) -> tuple[list[Any], list[Any]]:
+    """One round on 25 vectors; word (x, y) is ``words[x + 5 * y]``. Takes and answers the columns' parities too: plane
+    after plane is finished and added to them, so that few words are wanted at a time (and a fifth less is spilled)."""
     kind = ir.FunctionType(_wide(lanes), [_wide(lanes)] * 3)
     rotate = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fshl.v{lanes}i64")
 
     def rotated(value: Any, count: int) -> Any:
         return builder.call(rotate, [value, value, ir.Constant(_wide(lanes), [count] * lanes)]) if count else value
 
-    columns = []
-    for x in range(5):
-        column = words[x]
-        for y in range(1, 5):
-            column = builder.xor(column, words[x + 5 * y])
-        columns.append(column)
     mixed = [builder.xor(columns[x - 1], rotated(columns[(x + 1) % 5], 1)) for x in range(5)]
-    moved: list[Any] = [None] * 25
-    for x in range(5):
-        for y in range(5):
-            moved[y + 5 * ((2 * x + 3 * y) % 5)] = rotated(builder.xor(words[x + 5 * y], mixed[x]), ROTATIONS[x][y])
-    after = [
-        builder.xor(
-            moved[x + 5 * y],
-            builder.and_(builder.not_(moved[(x + 1) % 5 + 5 * y]), moved[(x + 2) % 5 + 5 * y]),
-        )
-        for y in range(5)
-        for x in range(5)
-    ]
-    after[0] = builder.xor(after[0], constant)
-    return after
+    after: list[Any] = []
+    parity: list[Any] = []
+    for plane in range(5):
+        moved = []
+        for place in range(5):
+            x, y = SOURCES[place, plane]
+            moved.append(rotated(builder.xor(words[x + 5 * y], mixed[x]), ROTATIONS[x][y]))
+        for place in range(5):
+            taken = builder.and_(builder.not_(moved[(place + 1) % 5]), moved[(place + 2) % 5])
+            word = builder.xor(moved[place], taken)
+            if not after:
+                word = builder.xor(word, constant)
+            after.append(word)
+            if plane:
+                parity[place] = builder.xor(parity[place], word)
+            else:
+                parity.append(word)
+    return after, parity
 
 
 def _keccak(builder: Any, words: list[Any], lanes: int) -> list[Any]:
@@ -129,23 +140,24 @@ def _keccak(builder: Any, words: list[Any], lanes: int) -> list[Any]:
     builder.function.attributes.alignstack = 64
     kind = ir.ArrayType(_I64, 24)
     table = cgutils.global_constant(builder.module, "keccak_round_constants", ir.Constant(kind, ROUND_CONSTANTS))
+    carried = [*words, *_parity(builder, words)]
     entry, rounds, done = builder.block, builder.append_basic_block("rounds"), builder.append_basic_block("done")
     builder.branch(rounds)
     builder.position_at_end(rounds)
     index = builder.phi(_I64)
     index.add_incoming(ir.Constant(_I64, 0), entry)
-    carried = []
-    for word in words:
+    phis = []
+    for word in carried:
         phi = builder.phi(_wide(lanes))
         phi.add_incoming(word, entry)
-        carried.append(phi)
-    words = list(carried)
+        phis.append(phi)
+    words, columns = phis[:25], phis[25:]
     for step in range(ROUNDS_AT_ONCE):
         at = builder.gep(table, [ir.Constant(_I64, 0), builder.add(index, ir.Constant(_I64, step))])
-        words = _round(builder, words, _splat(builder, builder.load(at), lanes), lanes)
+        words, columns = _round(builder, words, columns, _splat(builder, builder.load(at), lanes), lanes)
     following = builder.add(index, ir.Constant(_I64, ROUNDS_AT_ONCE))
     index.add_incoming(following, rounds)
-    for phi, word in zip(carried, words, strict=True):
+    for phi, word in zip(phis, [*words, *columns], strict=True):
         phi.add_incoming(word, rounds)
     builder.cbranch(builder.icmp_unsigned("<", following, ir.Constant(_I64, 24)), rounds, done)
     builder.position_at_end(done)
@@ -187,6 +199,59 @@ def _emit(builder: Any, words: list[Any], targets: list[Any]) -> None:
     for digest, target in zip(digests, targets, strict=True):
         kept = digest if lanes == 4 else _pick(builder, digest, undefined, [0, 1, 2, 3])
         builder.store(kept, builder.inttoptr(target, _wide(4).as_pointer())).align = 1
+
+
+def spliced(lanes: int, head_bytes: int, size: int) -> Any:
+    """An intrinsic ``hash(head, sources, targets)``: SHA3-256 of ``head_bytes`` bytes at ``head`` (whole words, the last
+    filled up with zeroes) followed by ``size`` at each source, 32 bytes to each target. Both lengths are known here, so
+    that nothing is copied to be joined or padded: words are loaded from where they stand, and the two that are not whole
+    are shifted into place."""
+    if size < 8:
+        raise ValueError("a message of fewer than 8 bytes is not read so")
+    total = head_bytes + size
+    first, bits, end = head_bytes // 8, head_bytes % 8 * 8, total // 8
+
+    def splat(value: int) -> Any:
+        return ir.Constant(_wide(lanes), [value] * lanes)
+
+    def single(builder: Any, sources: list[Any], offset: int) -> Any:
+        """The word at an offset of each source."""
+        return _columns(builder, [builder.add(source, ir.Constant(_I64, offset)) for source in sources], 1)[0]
+
+    def message(builder: Any, head: Any, sources: list[Any]) -> list[Any]:
+        """All whole words, and the one where the padding begins."""
+        begin = builder.inttoptr(head, _I64.as_pointer())
+        words = [
+            _splat(builder, _load(builder, builder.gep(begin, [ir.Constant(_I64, word)])), lanes)
+            for word in range(first + bool(bits))
+        ]
+        if bits:
+            words[first] = builder.or_(words[first], builder.shl(single(builder, sources, 0), splat(bits)))
+        moved = [builder.add(source, ir.Constant(_I64, 8 * len(words) - head_bytes)) for source in sources]
+        words += _columns(builder, moved, end - len(words))
+        rest = total % 8
+        if not rest:
+            return [*words, splat(6)]
+        last = builder.lshr(single(builder, sources, size - 8), splat(8 * (8 - rest)))
+        return [*words, builder.or_(last, splat(6 << 8 * rest))]
+
+    @intrinsic
+    def hash_spliced(typing_context: Any, head: Any, sources: Any, targets: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            rate = RATE // 8
+            words = message(builder, arguments[0], _addresses(builder, arguments[1], lanes))
+            words += [splat(0)] * (-len(words) % rate)
+            words[-1] = builder.xor(words[-1], splat(1 << 63))
+            state = _keccak(builder, [*words[:rate], *[splat(0)] * (25 - rate)], lanes)
+            for at in range(rate, len(words), rate):
+                taken = [builder.xor(word, new) for word, new in zip(state, words[at : at + rate], strict=False)]
+                state = _keccak(builder, [*taken, *state[rate:]], lanes)
+            _emit(builder, state, _addresses(builder, arguments[2], lanes))
+            return context.get_dummy_value()
+
+        return types.void(types.uintp, types.uintp, types.uintp), codegen
+
+    return hash_spliced
 
 
 def intrinsics(lanes: int) -> tuple[Any, Any]:

@@ -265,17 +265,16 @@ class ColumnarLedger:
         payloads = np.array([shard.payload.ctypes.data for shard in tree.shards], np.uint64)
         places: list[tuple[Array, Array]] = []
         jobs: list[Callable[[], None]] = []
-        told: list[Any] = []
         for part, codes in zip(self.parts, self.codes, strict=True):
             bounds, chosen = np.zeros(SHARDS + 1, np.int64), np.empty(len(executed.ids), np.int32)
             jobs.append(_job(ledgerkernels.by_shard, executed.ids, executed.changed, part.changed, codes, bounds, chosen))
             places.append((bounds, chosen))
-            told += [part.head, np.array(part.pieces), part.changed, codes]
         for ids in np.array_split(executed.ids, 4 * workers):
-            if len(self.parts) == 2:
-                jobs.append(_job(ledgerkernels.hash_two, *told, self.rows, ids, executed.changed, payloads))
-            else:
-                head, pieces, wanted, codes = told
+            if self.parts == TWO_KEYS:
+                jobs.append(_job(ledgerkernels.hash_two, self.rows, ids, executed.changed, *_HEADS, *self.codes, payloads))
+                continue
+            for part, codes in zip(self.parts, self.codes, strict=True):
+                head, pieces, wanted = part.head, np.array(part.pieces), part.changed
                 jobs.append(
                     _job(ledgerkernels.hash_values, head, pieces, self.rows, ids, executed.changed, wanted, codes, payloads)
                 )
@@ -314,6 +313,12 @@ class ColumnarLedger:
         return self.tree.root()
 
 
+def _words(head: bytes) -> Array:
+    return np.frombuffer(bytearray(head.ljust(-(-len(head) // 8) * 8, b"\0")), np.uint64)
+
+
+_HEADS: Final = tuple(_words(part.head.tobytes()) for part in TWO_KEYS)
+assert [len(part.head) for part in TWO_KEYS] == [ledgerkernels.ACCOUNT_HEAD, ledgerkernels.STORE_HEAD]
 _NOTHING: Final = np.zeros(0, np.uint8)
 _NO_SNAPSHOTS: Final = np.zeros((0, 2 * layout.ROW_BYTES), np.uint8)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nodewright.kernels.compiled.sha3 import LANES, RATE, absorb
+from nodewright.kernels.compiled.sha3 import LANES, RATE, absorb, spliced
 from nodewright.kernels.compiled.tools import njit, types
 from nodewright_aptos.columnar.layout import (
     BALANCE_AT,
@@ -20,6 +20,7 @@ from nodewright_aptos.columnar.layout import (
     REFUSED,
     ROW_BYTES,
     SEQUENCE_AT,
+    STORE_AT,
     SUCCESS,
     TOUCH,
     WITHDRAWALS_AT,
@@ -28,6 +29,7 @@ from nodewright_aptos.columnar.layout import (
     X_SENDER,
 )
 from nodewright_aptos.columnar.memory import copy, peek, poke, prefetch
+from nodewright_aptos.resources import ACCOUNT_BYTES, STORE_BYTES
 
 TABLE = types.uint64[:, ::1]
 ROWS = types.uint8[:, ::1]
@@ -40,6 +42,9 @@ ACCOUNT_CHANGED = 1
 STORE_CHANGED = 2
 _LEAF = (1 << 27) - 1
 MADE = 4  # more than numbers: a resource that was not there
+# What a value's hash begins with: 32 bytes, a tag and the length.
+ACCOUNT_HEAD = 33 + 2
+STORE_HEAD = 33 + 1
 
 
 @njit(types.int64(TABLE, TABLE, BYTES, INTS), nogil=True, cache=True)
@@ -134,33 +139,75 @@ def hash_values(head: Any, pieces: Any, rows: Any, ids: Any, changed: Any, wante
                 poke(np.uintp(targets[other]) + np.uintp(8 * word), state[word, other])
 
 
-_AT_ONCE = 1024  # rows: they stay in the second-level cache
+_AT_ONCE = 512  # rows: they stay in the second-level cache
+_AHEAD = 12  # rows
+_hash_account = spliced(LANES, ACCOUNT_HEAD, ACCOUNT_BYTES)
+_hash_store = spliced(LANES, STORE_HEAD, STORE_BYTES)
+WORDS = types.uint64[::1]
 
 
 @njit(
-    types.void(BYTES, LONGS, types.int64, INTS, BYTES, LONGS, types.int64, INTS, ROWS, INTS, BYTES, types.uint64[::1]),
+    types.UniTuple(types.int64, 2)(INTS, BYTES, types.int64, INTS, WORDS, types.uintp, types.int64, WORDS, WORDS),
     nogil=True,
     cache=True,
 )
+def _gather(
+    ids: Any, changed: Any, wanted: Any, codes: Any, payloads: Any, first: Any, at: Any, sources: Any, targets: Any
+) -> Any:
+    """The next of ``ids`` from ``at`` on that changed in ``wanted``, one a lane: where its value is (in a row, the first of
+    which has its own at ``first``), and where its hash goes. (How many lanes; where to go on.) The lanes that are left do
+    what lane 0 does."""
+    lane = np.int64(0)
+    count = ids.shape[0]
+    while lane < LANES and at < count:
+        row = np.int64(ids[at])
+        at += 1
+        if at + _AHEAD < count:
+            later = np.int64(ids[at + _AHEAD])
+            code = codes[later]
+            prefetch(payloads[code >> 27] + np.uintp(64 * np.int64(code & _LEAF) + 32))
+            next_row = first + np.uintp(ROW_BYTES * later)
+            prefetch(next_row)
+            prefetch(next_row + np.uintp(64))
+            prefetch(next_row + np.uintp(128))
+        if changed[row] & wanted:
+            sources[lane] = first + np.uintp(ROW_BYTES * row)
+            targets[lane] = payloads[codes[row] >> 27] + np.uintp(64 * np.int64(codes[row] & _LEAF) + 32)
+            lane += 1
+    for spare in range(lane, LANES):
+        sources[spare], targets[spare] = sources[0], targets[0]
+    return lane, at
+
+
+@njit(types.void(ROWS, INTS, BYTES, WORDS, WORDS, INTS, INTS, WORDS), nogil=True, cache=True)
 def hash_two(
-    head: Any,
-    pieces: Any,
-    wanted: Any,
-    codes: Any,
-    other_head: Any,
-    other_pieces: Any,
-    other_wanted: Any,
-    other_codes: Any,
     rows: Any,
     ids: Any,
     changed: Any,
+    account_head: Any,
+    store_head: Any,
+    account_codes: Any,
+    store_codes: Any,
     payloads: Any,
 ) -> None:
-    """``hash_values`` of two values of each row, so that the rows are fetched once."""
+    """``hash_values`` of the two values that a row has, straight from where they stand. Heads are filled up to words."""
+    sources, targets = np.empty(LANES, np.uint64), np.empty(LANES, np.uint64)
+    sources_at, targets_at = np.uintp(sources.ctypes.data), np.uintp(targets.ctypes.data)
+    base = np.uintp(rows.ctypes.data)
+    account_at, store_at = np.uintp(account_head.ctypes.data), np.uintp(store_head.ctypes.data)
     for begin in range(0, ids.shape[0], _AT_ONCE):
         some = ids[begin : begin + _AT_ONCE]
-        hash_values(head, pieces, rows, some, changed, wanted, codes, payloads)
-        hash_values(other_head, other_pieces, rows, some, changed, other_wanted, other_codes, payloads)
+        at = np.int64(0)
+        while at < some.shape[0]:
+            lanes, at = _gather(some, changed, ACCOUNT_CHANGED, account_codes, payloads, base, at, sources, targets)
+            if lanes:
+                _hash_account(account_at, sources_at, targets_at)
+        at = np.int64(0)
+        while at < some.shape[0]:
+            own = base + np.uintp(STORE_AT)
+            lanes, at = _gather(some, changed, STORE_CHANGED, store_codes, payloads, own, at, sources, targets)
+            if lanes:
+                _hash_store(store_at, sources_at, targets_at)
 
 
 # --- the record of a block -------------------------------------------------------------------------------------------
