@@ -12,6 +12,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 _ROW_BYTES: Final = 120  # a row's place in the dict and the headers of its key and value
 _OBJECT_BYTES: Final = 1500  # a parsed transaction beside its bytes
 _ABSENT: Any = object()
+_NOTHING: Final[Mapping[bytes, bytes | None]] = {}
 
 
 class RowCache:
@@ -25,6 +26,12 @@ class RowCache:
 
     def update(self, changes: Mapping[bytes, bytes | None]) -> None:
         rows, used = self.rows, self._used
+        old_values = list(map(rows.get, changes))
+        if None not in old_values and None not in changes.values():
+            # The frequent case: other values where there were some.
+            used += sum(map(len, changes.values())) - sum(map(len, old_values))  # type: ignore[arg-type]
+            rows.update(changes)
+            changes = _NOTHING
         for key, value in changes.items():
             old = rows.get(key, _ABSENT)
             if old is _ABSENT:
