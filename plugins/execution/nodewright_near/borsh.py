@@ -139,7 +139,8 @@ class Option:
 
 
 class Vector:
-    """A u32 count and that many values, at most ``limit``; a tuple in Python."""
+    """A u32 count and that many values, at most ``limit``; a tuple in Python. An item's codec may have ``write_all``, which
+    writes one after the other as ``write`` does."""
 
     floor = 4
 
@@ -151,6 +152,10 @@ class Vector:
         if len(value) > self.limit:
             raise Malformed(f"{len(value)} items where {self.limit} are allowed")
         out += len(value).to_bytes(4, "little")
+        write_all = getattr(self.item, "write_all", None)
+        if write_all is not None:
+            write_all(value, out)
+            return
         write = self.item.write
         for item in value:
             write(item, out)

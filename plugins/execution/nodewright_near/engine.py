@@ -222,7 +222,8 @@ class NearEngine:
             return Selection(())
         number = candidates[0].shard
         mine = [candidate for candidate in candidates if candidate.shard == number]
-        others = [candidate for candidate in candidates if candidate.shard != number]
+        alone = len(mine) == len(candidates)
+        others = [] if alone else [candidate for candidate in candidates if candidate.shard != number]
         shard = self.shards.get(number)
         view = None if shard is None else shard.view_near(parent.id)
         if view is None:

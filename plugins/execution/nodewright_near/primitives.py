@@ -31,7 +31,7 @@ _HEX64: Final = re.compile(r"[0-9a-f]{64}\Z")
 _ETHEREUM: Final = re.compile(r"0x[0-9a-f]{40}\Z")
 _DETERMINISTIC: Final = re.compile(r"0s[0-9a-f]{40}\Z")
 _KNOWN_LIMIT: Final = 1 << 17
-_ACCOUNTS: Final[dict[bytes, str]] = {}
+KNOWN_ACCOUNTS: Final[dict[bytes, str]] = {}  # by their bytes: read here, written by ``account_of`` alone
 
 
 def hash256(data: bytes) -> bytes:
@@ -94,13 +94,13 @@ class _Account:
 
 def account_of(data: bytes) -> str | None:
     """The name that these bytes are; None where they are none. Names seen before are not checked again."""
-    name = _ACCOUNTS.get(data)
+    name = KNOWN_ACCOUNTS.get(data)
     if name is None and data.isascii():
         text = data.decode()
         if is_account(text):
-            if len(_ACCOUNTS) >= _KNOWN_LIMIT:
-                _ACCOUNTS.clear()
-            _ACCOUNTS[data] = name = text
+            if len(KNOWN_ACCOUNTS) >= _KNOWN_LIMIT:
+                KNOWN_ACCOUNTS.clear()
+            KNOWN_ACCOUNTS[data] = name = text
     return name
 
 

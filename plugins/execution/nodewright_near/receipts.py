@@ -81,6 +81,9 @@ class _ReceiptForm:
         )
         out += value.raw
 
+    def write_all(self, values: Sequence[Receipt], out: bytearray) -> None:
+        out += b"".join([value.raw or encode(value) for value in values])
+
     def read(self, source: Reader) -> Receipt:
         start, data = source.at, source.data
         predecessor, receiver = _ACCOUNT.read(source), _ACCOUNT.read(source)

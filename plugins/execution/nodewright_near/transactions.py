@@ -6,6 +6,7 @@ Version 1 (which begins with the byte 1) and actions with tags from 9 up exist a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import sha256
 from itertools import islice
 from struct import Struct
@@ -29,7 +30,16 @@ from nodewright_near.borsh import (
     struct,
     with_codec,
 )
-from nodewright_near.primitives import MAX_ACCOUNT, AccountId, Hash, PublicKey, Signature, account_of, hash256
+from nodewright_near.primitives import (
+    KNOWN_ACCOUNTS,
+    MAX_ACCOUNT,
+    AccountId,
+    Hash,
+    PublicKey,
+    Signature,
+    account_of,
+    hash256,
+)
 
 MAX_ACTIONS: Final = 1024
 MAX_TRANSACTION_BYTES: Final = 1_572_864
@@ -168,6 +178,9 @@ class _SignedForm:
     def write(self, value: SignedTransaction, out: bytearray) -> None:
         out += value.raw
 
+    def write_all(self, values: Sequence[SignedTransaction], out: bytearray) -> None:
+        out += b"".join([value.raw for value in values])
+
     def read(self, source: Reader) -> SignedTransaction:
         at = source.at
         data = source.data
@@ -278,14 +291,15 @@ def _whole_transfer(raw: bytes) -> SignedTransaction | None:
         return None
     at = 4 + raw[0]
     name = raw[4:at]
-    signer = account_of(name) if at <= 4 + MAX_ACCOUNT and at + 45 <= len(raw) else None
+    signer = (_known(name) or account_of(name)) if at <= 4 + MAX_ACCOUNT and at + 45 <= len(raw) else None
     if signer is None:
         return None
     public, nonce, size = _SENDER.unpack_from(raw, at)
     end = at + 45 + size
     if size > MAX_ACCOUNT or len(raw) != end + 118:
         return None
-    receiver = account_of(raw[at + 45 : end])
+    other = raw[at + 45 : end]
+    receiver = _known(other) or account_of(other)
     block_hash, kind, low, high, tag = _REST.unpack_from(raw, end)
     if receiver is None or kind != ONE_TRANSFER or public[0] or tag:  # other kinds of key or signature
         return None
@@ -317,6 +331,7 @@ _SENDER: Final = Struct("<33sQI")
 _REST: Final = Struct("<32s5sQQB")
 _SHORTEST: Final = 4 + 2 + 45 + 2 + 53 + 65
 _bare: Final = object.__new__
+_known: Final = KNOWN_ACCOUNTS.get
 _ACCOUNT: Final = codec_of(AccountId)
 _TRANSACTION: Final = codec_of(Transaction)
 _SIGNATURE: Final = codec_of(Signature)
