@@ -278,6 +278,8 @@ def test_a_clean_node_and_one_that_cannot_be_looked_at(stopped: Path, tmp_path: 
     assert invoke(["verify", "teranode", f"--data-dir={tmp_path / 'nothing'}"]) == 2
     assert invoke(["verify", "teranode", f"--data-dir={stopped}", "--set", "genesis.document.time=1"]) == 2
     capsys.readouterr()
+    assert invoke(["verify", "teranode", f"--data-dir={stopped}", "--set=stores.utxo.use=memory"]) == 2
+    assert "stores.utxo: memory of" in (said := capsys.readouterr().err) and "nothing to compare" in said, said
     for profile in ("near", "aptos"):
         assert invoke(["verify", profile, f"--data-dir={stopped}"]) == 2
         said = capsys.readouterr().err

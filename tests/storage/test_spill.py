@@ -52,6 +52,8 @@ async def test_each_body_is_in_one_of_the_two(tmp_path: Path) -> None:
                 there = [await one.size("tx", id) for one in (small, large)]
                 assert there == ([size, None] if size <= limit else [None, size])
                 assert await store.get("tx", id) == bytes(size)
+        await store.put("block", b"large", bytes(2 * limit))
+        assert set(await store.kinds()) >= {"block", "tx"}
 
 
 async def test_another_limit_finds_what_is_there(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
+from attrs import evolve
+
 from nodewright.composition.plan import Plan
 from nodewright.db.findings import Findings
 from nodewright.db.stopped import StoppedNode, StoreSlot
@@ -24,6 +26,7 @@ from nodewright.genesis import Genesis
 from nodewright.interfaces.audit import ChainAudit, ChainPart, Journal, Report, StateAudit
 from nodewright.interfaces.common import BlockRef
 from nodewright.interfaces.environment import Environment
+from nodewright.interfaces.storage import KindListing, TableListing
 from nodewright.node.journal import SegmentLog
 from nodewright.node.pool import PoolLimits
 from nodewright.node.pooljournal import replay
@@ -71,16 +74,38 @@ async def verify_stopped(node: StoppedNode, genesis: Genesis, report: Told) -> N
     """Raises what opening raises, and StoreError where something cannot be read and no difference says what; what else is
     wrong with the data is reported."""
     unreadable: StoreError | None = None
+    listed: list[StoreSlot] = []
     try:
+        for store in node.stores:
+            if await _holds_rows(store, report):
+                listed.append(store)
         await _recompute(node, genesis, report)
     except StoreError as error:
-        unreadable = error
+        unreadable, listed = error, list(node.stores)
     if report.clean:
-        await verify_node(node, _Rows(report, {store.slot: _fix(store) for store in node.stores}), report.progress)
+        rows = _Rows(report, {store.slot: _fix(store) for store in node.stores})
+        await verify_node(evolve(node, stores=tuple(listed)), rows, report.progress)
     if unreadable is not None and report.clean:
         raise unreadable
     if unreadable is not None:
         report.note(f"not compared to the end: {unreadable}")
+
+
+async def _holds_rows(store: StoreSlot, report: Report) -> bool:
+    """Whether it can be read row by row, and has rows. Raises ConfigurationError where it keeps nothing."""
+    if not isinstance(store.rows, TableListing) and not isinstance(store.bodies, KindListing):
+        report.note(f"{store.slot}: {store.describe()} cannot list what it holds: not read row by row")
+        return False
+    if await store.is_empty():
+        if store.volatile:
+            raise ConfigurationError(
+                f"{store.slot}: {store.describe()} keeps nothing once its node has stopped: there is nothing to compare"
+            )
+        report.note(
+            f"{store.slot}: {store.describe()} is empty: is it the profile, with its --set, that the node ran with?"
+        )
+        return False
+    return True
 
 
 def _fix(store: StoreSlot) -> str:

@@ -14,7 +14,8 @@ from collections.abc import AsyncIterator, Sequence
 
 import attrs
 
-from nodewright.interfaces.storage import BlobStore
+from nodewright.errors import StoreError
+from nodewright.interfaces.storage import BlobStore, KindListing
 from nodewright.plugins.specs import BLOB, setting
 
 KIB = 1024
@@ -88,6 +89,15 @@ class SpillStore:
         for store in (self._small, self._large):
             async for id in store.iterate(kind):
                 yield id
+
+    async def kinds(self) -> list[str]:
+        """See ``interfaces.storage.KindListing``. Raises StoreError where one of the two cannot name them."""
+        named: set[str] = set()
+        for store in (self._small, self._large):
+            if not isinstance(store, KindListing):
+                raise StoreError("spill: a store behind it cannot name the kinds of its blobs: name another in the profile")
+            named.update(await store.kinds())
+        return sorted(named)
 
 
 async def _rest(begun: list[bytes], data: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
