@@ -30,7 +30,7 @@ from nodewright.errors import StoreError
 from nodewright.interfaces.common import BlockRef, Parcel
 from nodewright.interfaces.environment import Environment
 from nodewright.interfaces.execution import Deferred, Execution, ExecutionRequest, Outcome
-from nodewright.interfaces.pool import TransactionPool
+from nodewright.interfaces.pool import InBlock, TransactionPool
 from nodewright.interfaces.service import EventLog
 from nodewright.interfaces.verifier import Verifier
 from nodewright_near.headers import ChunkHeader
@@ -97,6 +97,7 @@ class Chain(ChainEpochs):
     # Blocks are taken without the bodies of their chunks, while nothing is tracked: see ``statesync``.
     light: bool = False
     _moved: trio.Event = field(factory=trio.Event)
+    _used: tuple[tuple[bytes, bytes], frozenset[bytes]] = ((b"", b""), frozenset())
     head: Held = field(init=False)
     final: Held = field(init=False)
     root: Held = field(init=False)
@@ -141,9 +142,12 @@ class Chain(ChainEpochs):
             held = await self.parent(held.info)
         return found[::-1]
 
-    async def used(self, tip: Held) -> set[bytes]:
+    async def used(self, tip: Held) -> frozenset[bytes]:
         """Transactions in chunks of the tip's chain above the final block."""
-        return {id for held in await self.above_final(tip) for id in held.placed}
+        between = tip.info.hash, self.final.info.hash
+        if self._used[0] != between:
+            self._used = between, frozenset().union(*[held.placed for held in await self.above_final(tip)])
+        return self._used[1]
 
     async def recent(self, ids: Iterable[bytes], tip: Held) -> dict[bytes, bool]:
         """Which of these are hashes of blocks on the tip's chain, at most the network's validity below it."""
@@ -435,7 +439,7 @@ class Chain(ChainEpochs):
             replaced.update(await self.execution.commit(info.ref, shard) or {})
         ref = info.ref
         await self.pool.settle(
-            {id: ref for id, _, _ in places},
+            InBlock([id for id, _, _ in places], ref),
             {id: reason for id, reason in rejected.items() if id not in known},
             replaced,
         )

@@ -15,7 +15,7 @@ from nodewright_near.genesis import shard_of
 from nodewright_near.headers import BandwidthRequestsV1, ChunkHeader, ChunkInner
 from nodewright_near.merkle import MerklePath, merkle_root, merklize
 from nodewright_near.primitives import hash256
-from nodewright_near.receipts import RECEIPTS, Receipt, outgoing_leaf
+from nodewright_near.receipts import RECEIPTS, Receipt, outgoing_leaf, receipts_payload
 from nodewright_near.transactions import SignedTransaction
 from nodewright_nightshade import erasure
 from nodewright_nightshade.blocks import Network, chunk_signing_message, extra_of
@@ -24,9 +24,11 @@ from nodewright_nightshade.keys import Signer
 
 @frozen
 class Sent:
-    """What a chunk delivers: receipts by destination, the leaves of its outgoing root, and their paths."""
+    """What a chunk delivers: receipts by destination and their paths; of a whole chunk also each group in Borsh, and the
+    leaves of its outgoing root."""
 
     groups: list[tuple[Receipt, ...]]
+    payloads: list[bytes]
     leaves: list[bytes]
     paths: list[MerklePath]
 
@@ -46,8 +48,8 @@ class Chunk:
 
     def outgoing(self, boundaries: Sequence[str]) -> Sent:
         if self._sent is None:
-            groups, leaves = outgoing_leaves(self.body.prev_outgoing_receipts, boundaries)
-            self._sent = Sent(groups, leaves, merklize(leaves)[1])
+            groups, payloads, leaves = by_destination(self.body.prev_outgoing_receipts, boundaries)
+            self._sent = Sent(groups, payloads, leaves, merklize(leaves)[1])
         return self._sent
 
     @property
@@ -102,15 +104,18 @@ def transactions_root(transactions: Sequence[SignedTransaction]) -> bytes:
     return merkle_root(sha256_many([signed.raw for signed in transactions]))
 
 
-def outgoing_leaves(
+def by_destination(
     receipts: Sequence[Receipt], boundaries: Sequence[str]
-) -> tuple[list[tuple[Receipt, ...]], list[bytes]]:
-    """By destination, and the leaves of the outgoing root."""
-    sent: list[list[Receipt]] = [[] for _ in range(len(boundaries) + 1)]
-    for receipt in receipts:
-        sent[shard_of(receipt.receiver_id, boundaries)].append(receipt)
-    groups = [tuple(group) for group in sent]
-    return groups, [outgoing_leaf(shard, encode(group, RECEIPTS)) for shard, group in enumerate(groups)]
+) -> tuple[list[tuple[Receipt, ...]], list[bytes], list[bytes]]:
+    """As they are, in Borsh, and the leaves of the outgoing root."""
+    groups = [tuple(receipts)]
+    if boundaries:
+        sent: list[list[Receipt]] = [[] for _ in range(len(boundaries) + 1)]
+        for receipt in receipts:
+            sent[shard_of(receipt.receiver_id, boundaries)].append(receipt)
+        groups = [tuple(group) for group in sent]
+    payloads = [receipts_payload(group) for group in groups]
+    return groups, payloads, [outgoing_leaf(shard, payload) for shard, payload in enumerate(payloads)]
 
 
 def make(
@@ -162,7 +167,7 @@ def read(header: ChunkHeader, raw: bytes, producers: int, boundaries: Sequence[s
         raise InvalidChunk("its transactions are not those of its header")
     if not body.prev_outgoing_receipts and inner.prev_outgoing_receipts_root == _nothing_sent(len(boundaries) + 1):
         return Chunk(header, body)
-    groups, leaves = outgoing_leaves(body.prev_outgoing_receipts, boundaries)
+    groups, _, leaves = by_destination(body.prev_outgoing_receipts, boundaries)
     first = inner.prev_outgoing_receipts_root == bytes(32) and not body.prev_outgoing_receipts
     if not first and merkle_root(leaves) != inner.prev_outgoing_receipts_root:
         raise InvalidChunk("its receipts are not those of its header")
@@ -178,7 +183,7 @@ def parcel(chunk: Chunk, destination: int, ran: BlockRef, boundaries: Sequence[s
     sent = chunk.outgoing(boundaries)
     if not sent.groups[destination]:
         return None
-    payload = encode(sent.groups[destination], RECEIPTS)
+    payload = sent.payloads[destination] if sent.payloads else receipts_payload(sent.groups[destination])
     return parcel_of(chunk.header, destination, payload, sent.paths[destination], ran)
 
 

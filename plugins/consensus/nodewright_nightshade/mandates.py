@@ -48,19 +48,28 @@ def chacha20_block(key: bytes, counter: int, nonce: bytes) -> tuple[int, ...]:
 
 
 def _blocks(key: bytes, first: int, count: int) -> list[int]:
-    """The words of ``count`` blocks with a zero nonce, as ``chacha20_block`` gives them, side by side in numpy."""
+    """The words of ``count`` blocks with a zero nonce, as ``chacha20_block`` gives them: four rows of four words, of all
+    blocks side by side; a diagonal is a column once the rows have been turned."""
     counters = np.arange(first, first + count, dtype=np.uint64)
-    start = [np.full(count, word, np.uint32) for word in (*CONSTANTS, *struct.unpack("<8I", key), 0, 0, 0, 0)]
-    start[12], start[13] = counters.astype(np.uint32), (counters >> np.uint64(32)).astype(np.uint32)
-    x = [word.copy() for word in start]
-    for _ in range(10):
-        for a, b, c, d in QUARTERS:
-            for one, other, turned, bits in ((a, b, d, 16), (c, d, b, 12), (a, b, d, 8), (c, d, b, 7)):
-                x[one] += x[other]
-                word = x[turned] ^ x[one]
-                x[turned] = (word << np.uint32(bits)) | (word >> np.uint32(32 - bits))
-    found: list[int] = np.stack([now + before for now, before in zip(x, start, strict=True)], axis=1).reshape(-1).tolist()
+    start = np.zeros((4, 4, count), np.uint32)
+    start[0], start[1:3] = np.array(CONSTANTS, np.uint32)[:, None], np.frombuffer(key, "<u4").reshape(2, 4, 1)
+    start[3, 0], start[3, 1] = counters.astype(np.uint32), (counters >> np.uint64(32)).astype(np.uint32)
+    a, b, c, d = (row.copy() for row in start)
+    spare = np.empty_like(a)
+    for turn in range(20):
+        for one, other, turned, bits in ((a, b, d, 16), (c, d, b, 12), (a, b, d, 8), (c, d, b, 7)):
+            one += other
+            turned ^= one
+            np.right_shift(turned, np.uint32(32 - bits), out=spare)
+            turned <<= np.uint32(bits)
+            turned |= spare
+        way = 1 - 2 * (turn % 2)
+        b, c, d = b[_TURNS[way]], c[_TURNS[2]], d[_TURNS[-way]]
+    found: list[int] = (np.stack((a, b, c, d)) + start).reshape(16, count).T.reshape(-1).tolist()
     return found
+
+
+_TURNS = {by: np.roll(np.arange(4), -by) for by in (-1, 1, 2)}
 
 
 def words(seed: bytes) -> Iterator[int]:

@@ -52,5 +52,5 @@ class PartialChunk(Chunk):
         stored: StoredPartial = decode(StoredPartial, row)
         groups: list[tuple[Receipt, ...]] = [proof.receipts for proof in stored.proofs]
         receipts = tuple(receipt for group in groups for receipt in group)
-        sent = Sent(groups, [], [proof.path for proof in stored.proofs])
+        sent = Sent(groups, [], [], [proof.path for proof in stored.proofs])
         return PartialChunk(stored.header, ChunkBody((), receipts), sent, known_ids=stored.ids)
