@@ -21,7 +21,7 @@ from nodewright.node.expiry import ExpiryQueue
 from nodewright.node.limbo import Limbo
 from nodewright.node.ready import ReadyQueue
 from nodewright.node.statuses import FinalStatuses
-from nodewright.storage.prefix import take_all
+from nodewright.storage.prefix import in_parts, take_all
 
 EXPIRY_SECONDS = 1.0
 
@@ -93,11 +93,16 @@ class Held:
     def drop(self, ids: Sequence[bytes]) -> None:
         """Pending no longer: they are about to get a final status."""
         limbo = self.limbo
-        # One pass: of a block's million each is looked at while it is at hand, and let go.
-        sizes = [len(item.raw) if item is not None else -1 for item in take_all(self.pending, ids)]
-        absent = sizes.count(-1)
-        self.bytes_used -= sum(sizes) + absent
-        were = [id for id, size in zip(ids, sizes, strict=True) if size >= 0] if absent else list(ids)
+        absent: set[bytes] = set()
+        at = 0
+        for part in in_parts(take_all(self.pending, ids)):
+            sizes = [len(item.raw) if item is not None else -1 for item in part]
+            if missing := sizes.count(-1):
+                absent.update([ids[at + place] for place, size in enumerate(sizes) if size < 0])
+            self.bytes_used -= sum(sizes) + missing
+            at += len(part)
+            del part
+        were = [id for id in ids if id not in absent] if absent else list(ids)
         if self.in_journal:
             for id in ids:
                 self.in_journal.pop(id, None)

@@ -266,6 +266,9 @@ class Pool:
     ) -> None:
         now = self._environment.now()
         for block, ids in by_block(committed, self._pending).items():
+            if isinstance(committed, InBlock) and len(ids) <= STATUS_CHUNK:
+                await self._finish(FinalRecord(now, "committed", ids, block, column=committed.column))
+                continue
             for start in range(0, len(ids), STATUS_CHUNK):
                 await self._finish(FinalRecord(now, "committed", ids[start : start + STATUS_CHUNK], block))
         if replaced:

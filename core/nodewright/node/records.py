@@ -14,7 +14,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-from attrs import frozen
+from attrs import field, frozen
 
 from nodewright.errors import NodewrightError, StoreCorrupt
 from nodewright.interfaces.common import BlockRef
@@ -42,13 +42,15 @@ class AdmittedRecord:
 
 @frozen
 class FinalRecord:
-    """``details`` has one text per id for rejected and replaced, and is empty otherwise."""
+    """``details`` has one text per id for rejected and replaced, and is empty otherwise. ``column``: the ids joined, where
+    whoever makes the record has them so."""
 
     time: float
     status: StatusName
     ids: Sequence[bytes]
     block: BlockRef | None = None
     details: Sequence[str] = ()
+    column: bytes | None = field(default=None, eq=False, repr=False)
 
 
 def _joined(ids: Sequence[bytes]) -> bytes:
@@ -80,7 +82,7 @@ def encode_final(record: FinalRecord) -> bytes:
             NO_BLOCK if block is None else len(block.id),
         ),
         b"" if block is None else block.id,
-        _joined(record.ids),
+        record.column if record.column is not None else _joined(record.ids),
     ]
     if record.status in DETAILED:
         details = [detail.encode(errors="replace")[:MAX_DETAIL_BYTES] for detail in record.details]

@@ -5,14 +5,15 @@ looking each up, all over the memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import TypeVar
+from typing import TypeVar, cast
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 WORTH_IT = 1024
+PART = 4096
 
 
 def take_first(held: dict[K, V], keys: Sequence[K]) -> list[V] | None:
@@ -30,10 +31,20 @@ def take_first(held: dict[K, V], keys: Sequence[K]) -> list[V] | None:
     return values
 
 
-def take_all(held: dict[K, V], keys: Sequence[K]) -> Iterable[V | None]:
-    """What each of ``keys`` mapped to, None where it was not held; they are held no longer once this was read through."""
+def take_all(held: dict[K, V], keys: Sequence[K]) -> list[V | None]:
+    """What each of ``keys`` mapped to, None where it was not held; they are held no longer."""
     values = take_first(held, keys)
     if values is not None:
-        return values
+        return cast("list[V | None]", values)
     take = held.pop
     return [take(key, None) for key in keys]
+
+
+def in_parts(values: list[V]) -> Iterator[list[V]]:
+    """``values`` in order, PART at a time, taken out of the list: what of a part is looked at several times is at hand in
+    the processor's caches, and so is what is freed with it."""
+    values.reverse()
+    while values:
+        part = values[: -PART - 1 : -1]
+        del values[-PART:]
+        yield part

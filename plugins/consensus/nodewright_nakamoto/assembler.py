@@ -18,7 +18,7 @@ Invariants (tests/consensus/nakamoto/test_assembler.py):
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from attrs import field, frozen
@@ -94,10 +94,17 @@ class Assembler:
         """Transactions in the open run."""
         return len(self._ids) - (not self.sealed)
 
-    def extend(self, candidates: Iterable[Item]) -> list[Columns]:
+    def extend(self, candidates: Sequence[Item]) -> list[Columns]:
         """Lay candidates into leaves, skipping ids that stand here already. Returns the subtrees this sealed."""
         members = self._members
         sealed_before = len(self.sealed)
+        ids = [candidate.id for candidate in candidates]
+        if len(self._ids) + len(ids) < self.subtree_size and members.isdisjoint(ids) and len(set(ids)) == len(ids):
+            members.update(ids)
+            self._ids += ids
+            self._fees.extend([candidate.fee for candidate in candidates])
+            self._sizes.extend([candidate.size for candidate in candidates])
+            return []
         for candidate in candidates:
             id = candidate.id
             if id in members:

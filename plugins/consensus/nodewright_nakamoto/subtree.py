@@ -15,11 +15,13 @@ In a file each is preceded by its 8-byte space-padded magic.
 from __future__ import annotations
 
 import struct
+import sys
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 
 from attrs import field, frozen
 
+from nodewright import kernels
 from nodewright_nakamoto import merkle
 from nodewright_nakamoto.compact import MalformedError
 
@@ -94,15 +96,36 @@ def check_leaves(leaves: bytes, expected: bytes) -> str | None:
 
 
 def encode(subtree: Subtree) -> bytes:
-    ids = split_ids(subtree.leaves)
+    count = len(subtree.leaves) // 32
+    numbers = [array("Q", column) for column in (subtree.fees, subtree.sizes)]
+    if sys.byteorder == "big":
+        for column in numbers:
+            column.byteswap()
     return b"".join(
         (
-            PREFIX.pack(subtree.root, sum(subtree.fees), sum(subtree.sizes), len(ids)),
-            b"".join(map(RECORD.pack, ids, subtree.fees, subtree.sizes)),
+            PREFIX.pack(subtree.root, sum(subtree.fees), sum(subtree.sizes), count),
+            records_of(subtree.leaves, *numbers),
             len(subtree.conflicting).to_bytes(8, "little"),
             *subtree.conflicting,
         )
     )
+
+
+def records_of(leaves: bytes, fees: array[int], sizes: array[int]) -> bytes:
+    """Records of six words each, four of them the id; ``fees`` and ``sizes`` are words as they are to stand there."""
+    count = len(leaves) // 32
+    if kernels.ready() and count:
+        import numpy as np
+
+        table = np.empty((count, 6), np.uint64)
+        table[:, :4] = np.frombuffer(leaves, np.uint64).reshape(count, 4)
+        table[:, 4], table[:, 5] = np.frombuffer(fees, np.uint64), np.frombuffer(sizes, np.uint64)
+        return table.tobytes()
+    ids, words = array("Q", leaves), array("Q", bytes(RECORD.size * count))
+    for at in range(4):
+        words[at::6] = ids[at::4]
+    words[4::6], words[5::6] = fees, sizes
+    return words.tobytes()
 
 
 def decode(data: bytes) -> Subtree:
@@ -128,6 +151,11 @@ def decode(data: bytes) -> Subtree:
 def decode_leaves(data: bytes) -> bytes:
     """The leaf column of the full form (for peers that ask for ids only)."""
     count = int.from_bytes(data[48:56], "little")
+    if kernels.ready() and 0 < count <= (len(data) - PREFIX.size) // RECORD.size:
+        import numpy as np
+
+        table = np.frombuffer(data, np.uint64, 6 * count, PREFIX.size).reshape(count, 6)
+        return table[:, :4].tobytes()
     words = array("Q", data[PREFIX.size : PREFIX.size + RECORD.size * count])  # six to a record, four of them the id
     leaves = array("Q", bytes(32 * count))
     for at in range(4):

@@ -236,7 +236,9 @@ class Blocks:
             return False
         if walk.evicted and not walk.evicted.keys().isdisjoint(checked.keys):
             return False
-        return checked.outer & unmined.keys() <= walk.inside and checked.outer & walk.new <= walk.inside
+        known = checked.held_at == self.engine.state.departed and checked.waits_at == self.engine.generation
+        waits = checked.waits if known else checked.outer & unmined.keys()
+        return waits <= walk.inside and checked.outer & walk.new <= walk.inside
 
     async def _irregular(self, walk: Walk, part: Part) -> None:
         rejects = walk.request.invalid_transaction == "reject_block"

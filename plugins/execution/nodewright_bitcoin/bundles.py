@@ -65,6 +65,10 @@ class Checked:
     min_time: int
     rules: int
     held_at: int = -1  # the state's count of departures when all of it were reserved
+    # Of ``outer``, what was reserved when the engine's generation was that: what all of it were reserved on was either
+    # reserved or in a block, and leaves the blocks in a reorganisation alone.
+    waits: set[bytes] = field(factory=set)
+    waits_at: int = -1
 
 
 def checked_of(ids: bytes, facts: list[Known], rules: int) -> Checked:
@@ -162,6 +166,7 @@ class Bundles:
         done = [fact for fact in facts if fact is not None]
         checked = await self.engine.offload_batch(len(done), checked_of, bundle.ids, done, rules)
         checked.held_at = departed
+        checked.waits, checked.waits_at = checked.outer & reserved.keys(), self.engine.generation
         self.remember(bundle.ref.id, checked)
         return checked
 

@@ -27,7 +27,7 @@ from attrs import define
 
 from nodewright.interfaces.execution import Candidate
 from nodewright.interfaces.storage import UtxoTransaction
-from nodewright.storage.prefix import take_all, take_first
+from nodewright.storage.prefix import in_parts, take_all, take_first
 from nodewright_bitcoin.columns import output_count
 
 VOUT = [index.to_bytes(4, "little") for index in range(256)]
@@ -149,14 +149,20 @@ class Reservations:
             for txid in txids:
                 if self.bare_rules.pop(txid, None) is not None:
                     self.bare -= 1
-        dropped = [reservation for reservation in take_all(self.unmined, txids) if reservation is not None]
         # No outpoint has two spenders, so that each of these was held by who leaves.
-        spends = list(chain.from_iterable([reservation.effect.spends for reservation in dropped]))
+        spends: list[bytes] = []
+        judged: Counter[int] = Counter()
+        taken = take_all(self.unmined, txids)
+        for part in in_parts(taken):
+            dropped = [reservation for reservation in part if reservation is not None]
+            spends.extend(chain.from_iterable([reservation.effect.spends for reservation in dropped]))
+            judged.update([reservation.rules for reservation in dropped])
+            del part, dropped
         if take_first(self.spenders, spends) is None:
             release = self.spenders.pop
             for spent in spends:
                 release(spent, None)
-        for rules, count in Counter([reservation.rules for reservation in dropped]).items():
+        for rules, count in judged.items():
             self.judged_by[rules] -= count
             if not self.judged_by[rules]:
                 del self.judged_by[rules]

@@ -164,9 +164,16 @@ def test_the_classic_rule_retargets_every_2016_blocks() -> None:
     assert ratio == pytest.approx(0.5, rel=0.01)
 
 
-@given(st.integers(1, 70), st.booleans(), st.data())
+@pytest.mark.parametrize("compiled", [True, False], ids=["columns", "plain"])
+@given(count=st.integers(1, 70), placeholder=st.booleans(), data=st.data())
 @QUICK
-def test_subtree_round_trips(count: int, placeholder: bool, data: st.DataObject) -> None:
+def test_subtree_round_trips(compiled: bool, count: int, placeholder: bool, data: st.DataObject) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subtree.kernels, "ready", lambda: compiled)
+        subtree_round_trips(count, placeholder, data)
+
+
+def subtree_round_trips(count: int, placeholder: bool, data: st.DataObject) -> None:
     leaves = leaves_of(count, placeholder)
     fees = data.draw(st.lists(U64, min_size=count, max_size=count))
     sizes = data.draw(st.lists(st.integers(0, 50), min_size=count, max_size=count))

@@ -32,6 +32,19 @@ def test_taken_out_as_one_by_one(eager: None, held: list[int], count: int, other
     assert list(first.items()) == list(second.items())
 
 
+@given(st.lists(st.integers(), max_size=20), st.integers(1, 6))
+def test_in_parts_and_in_order(values: list[int], size: int) -> None:
+    left = list(values)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prefix, "PART", size)
+        parts = []
+        for part in prefix.in_parts(left):
+            parts.append(part)
+            assert len(left) == len(values) - sum(map(len, parts))
+    assert [value for part in parts for value in part] == values
+    assert all(len(part) == size for part in parts[:-1])
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(0, 60), unique=True), st.integers(0, 60), st.booleans(), st.integers(1, 9))
 def test_a_block_in_columns_is_the_mapping_that_it_says(numbers: list[int], count: int, damaged: bool, cut: int) -> None:
