@@ -56,7 +56,7 @@ class Shard:
         self._free: list[int] = []
         self._top = np.frombuffer(bytearray(hashing.EMPTY_TREE), np.uint64).reshape(1, 4)
         self._make_room(0)
-        self.levels = np.zeros(kernels.MAX_DEPTH + 1, np.int64)
+        self.runs = np.zeros((0, 2), np.int64)
 
     def _make_room(self, nodes: int) -> None:
         """Empty arrays for so many nodes."""
@@ -98,7 +98,7 @@ class Shard:
         later = np.empty(self.nodes - self.built, np.int32)
         count = kernels.mark(leaves, self.leaf_slot, self.node_slot, self.dirty, later, self.built)
         hashed = kernels.rehash(
-            _INTERNAL, self.hashes, self.node_slot, self.dirty, self.depth, self.levels, later[:count], self._top
+            _INTERNAL, self.hashes, self.node_slot, self.dirty, self.depth, self.runs, later[:count], self._top
         )
         return int(hashed)
 
@@ -188,7 +188,7 @@ class Shard:
         """All nodes from the leaves."""
         rows = np.flatnonzero(~self.gone[: self.leaves]).astype(np.int32)
         self.nodes = self.built = 0
-        self.levels[:] = 0
+        self.runs = np.zeros((0, 2), np.int64)
         if len(rows) < 2:
             self._make_room(0)
             self.leaf_slot[rows] = kernels.NOWHERE
@@ -201,7 +201,8 @@ class Shard:
         room = int(1.6 * len(rows)) + 2 * kernels.MAX_DEPTH
         while True:
             self._make_room(room)
-            nodes = kernels.build(
+            runs = np.empty((room // 16 + 2 * kernels.MAX_DEPTH, 2), np.int64)
+            nodes, count = kernels.build(
                 self.payload,
                 order,
                 self.leaf_slot,
@@ -209,10 +210,11 @@ class Shard:
                 self.child,
                 self.node_slot,
                 self.depth,
-                self.levels,
+                runs,
                 np.empty(2 * room, np.int64),
                 leaf_hashes,
-                _EMPTY,
+                _EMPTY.view(np.uint64).reshape(1, 4),
+                kernels.CHUNK,
             )
             if nodes >= 0:
                 break
@@ -220,6 +222,7 @@ class Shard:
                 raise ValueError("two leaves of a tree have the same key")
             room *= 2
         self.nodes = self.built = int(nodes)
+        self.runs = runs[:count].copy()
         self._rehash(rows)
 
 

@@ -8,8 +8,11 @@ A shard is the subtree of one first nibble. Its arrays (all C-contiguous):
   bytes a node is hashed from lie in one cache line, and hashing touches no other node but to write the result.
 - ``child`` (2 · nodes,) i32: what stands in a slot: EMPTY, a node's number, or leaf l as -2 - l.
 - ``node_slot`` (nodes,) i32: the slot that holds the node's own hash, NOWHERE for the shard's top (number 0).
-- ``depth`` (nodes,) u8: bits above the node. Nodes are numbered level by level, so that a level is a range and rehashing
-  goes through memory in one direction; those inserted later come after (``built``) until the shard is built anew.
+- ``depth`` (nodes,) u8: bits above the node.
+- ``runs`` (n, 2) i64: ranges of nodes of one depth, each after all that is below it. The top of the shard is numbered
+  first, then chunk by chunk what is above about ``CHUNK`` leaves, each chunk level by level: it is rehashed while the
+  second-level cache has it, and memory is gone through in one direction. Nodes inserted later come after those (``built``)
+  until the shard is built anew; below one of them are only leaves and others of them.
 - ``dirty`` (nodes,) u8: to be hashed again; all 0 between calls.
 
 Import through ``nodewright.kernels.warm_up`` only.
@@ -23,11 +26,14 @@ import numpy as np
 
 from nodewright.kernels.compiled.sha3 import LANES, hash_pairs
 from nodewright.kernels.compiled.tools import njit, types
+from nodewright_aptos.columnar.memory import prefetch
 
 EMPTY = -1
 NOWHERE = -1
 SHARD_BITS = 4
 MAX_DEPTH = 256
+AHEAD = 4 * LANES  # hashes: what is wanted then is fetched now
+CHUNK = 2048  # leaves: with the nodes above them about 300 KiB
 
 KEYS = types.uint64[:, ::1]
 INTS = types.int32[::1]
@@ -43,7 +49,71 @@ def _bit(payload: Any, leaf: Any, depth: Any) -> Any:
     return np.int64((word >> np.uint64((depth & 56) + 7 - (depth & 7))) & np.uint64(1))
 
 
-@njit(types.int64(KEYS, INTS, INTS, KEYS, INTS, INTS, BYTES, LONGS, LONGS, KEYS, types.uint8[::1]), nogil=True, cache=True)
+@njit(
+    types.int64(
+        KEYS, INTS, INTS, KEYS, INTS, INTS, BYTES, LONGS, KEYS, KEYS, types.int64, types.int64, types.int64, types.int64
+    ),
+    nogil=True,
+    cache=True,
+)
+def _level(
+    payload: Any,
+    order: Any,
+    leaf_slot: Any,
+    hashes: Any,
+    child: Any,
+    node_slot: Any,
+    depth: Any,
+    ranges: Any,
+    leaf_hashes: Any,
+    blank: Any,
+    level: Any,
+    first: Any,
+    last: Any,
+    after: Any,
+) -> Any:
+    """What is under the nodes from ``first`` to ``last``, all at depth ``level``; nodes below them are numbered from
+    ``after`` on. How many nodes there are then, -1 where there is no room."""
+    capacity = node_slot.shape[0]
+    for node in range(first, last):
+        low, high = ranges[2 * node], ranges[2 * node + 1]
+        depth[node] = level
+        a, b = low, high  # the first leaf whose bit is set
+        while a < b:
+            middle = (a + b) >> 1
+            if _bit(payload, order[middle], level):
+                b = middle
+            else:
+                a = middle + 1
+        for side in range(2):
+            begin = low if side == 0 else a
+            end = a if side == 0 else high
+            slot = 2 * node + side
+            if begin == end:
+                child[slot] = EMPTY
+                hashes[slot] = blank[0]
+            elif end - begin == 1:
+                leaf = order[begin]
+                child[slot] = -2 - leaf
+                leaf_slot[leaf] = slot
+                hashes[slot] = leaf_hashes[leaf]
+            else:
+                if after >= capacity:
+                    return -1
+                child[slot] = after
+                node_slot[after] = slot
+                ranges[2 * after], ranges[2 * after + 1] = begin, end
+                after += 1
+    return after
+
+
+@njit(
+    types.UniTuple(types.int64, 2)(
+        KEYS, INTS, INTS, KEYS, INTS, INTS, BYTES, types.int64[:, ::1], LONGS, KEYS, KEYS, types.int64
+    ),
+    nogil=True,
+    cache=True,
+)
 def build(
     payload: Any,
     order: Any,
@@ -52,66 +122,82 @@ def build(
     child: Any,
     node_slot: Any,
     depth: Any,
-    levels: Any,
+    runs: Any,
     ranges: Any,
     leaf_hashes: Any,
-    empty: Any,
+    blank: Any,
+    chunk: Any,
 ) -> Any:
-    """The nodes over the leaves ``order`` (sorted by key, two or more). How many; -1: the arrays have no room; -2: two keys
-    are the same.
+    """The nodes over the leaves ``order`` (sorted by key, two or more): (how many, how many runs). (-1, 0): the arrays have
+    no room; (-2, 0): two keys are the same.
 
-    ``ranges``: scratch of two int64 per node (which leaves are under it). ``levels`` (MAX_DEPTH + 1,): where the nodes of
-    each depth begin. ``leaf_hashes`` (leaves, 4): of every leaf of ``order``. ``empty``: the 32 bytes of an empty subtree.
-    Inner slots are not hashed yet."""
-    capacity = node_slot.shape[0]
-    blank = empty.view(np.uint64)
-    if capacity < 1:
-        return -1
+    ``ranges``: scratch of two int64 per node (which leaves are under it). ``leaf_hashes`` (leaves, 4): of every leaf of
+    ``order``. ``blank`` (1, 4): the hash of an empty subtree. Inner slots are not hashed yet."""
+    if node_slot.shape[0] < 1:
+        return -1, 0
     node_slot[0] = NOWHERE
     ranges[0], ranges[1] = 0, order.shape[0]
-    first, last = 0, 1  # the nodes of this level
+    tops = np.empty(MAX_DEPTH + 1, np.int64)  # where each level of the top begins
+    first, last = np.int64(0), np.int64(1)  # the nodes of this level
     level = SHARD_BITS
-    for d in range(level + 1):
-        levels[d] = 0
-    while first < last:
+    top = 0
+    while first < last and order.shape[0] > chunk * (last - first):
         if level == MAX_DEPTH:
-            return -2
-        after = last
-        for node in range(first, last):
-            low, high = ranges[2 * node], ranges[2 * node + 1]
-            depth[node] = level
-            a, b = low, high  # the first leaf whose bit is set
-            while a < b:
-                middle = (a + b) >> 1
-                if _bit(payload, order[middle], level):
-                    b = middle
-                else:
-                    a = middle + 1
-            for side in range(2):
-                begin = low if side == 0 else a
-                end = a if side == 0 else high
-                slot = 2 * node + side
-                if begin == end:
-                    child[slot] = EMPTY
-                    hashes[slot] = blank
-                elif end - begin == 1:
-                    leaf = order[begin]
-                    child[slot] = -2 - leaf
-                    leaf_slot[leaf] = slot
-                    hashes[slot] = leaf_hashes[leaf]
-                else:
-                    if after >= capacity:
-                        return -1
-                    child[slot] = after
-                    node_slot[after] = slot
-                    ranges[2 * after], ranges[2 * after + 1] = begin, end
-                    after += 1
+            return -2, 0
+        after = _level(
+            payload, order, leaf_slot, hashes, child, node_slot, depth, ranges, leaf_hashes, blank, level, first, last, last
+        )
+        if after < 0:
+            return -1, 0
+        tops[top] = first
+        top += 1
         first, last = last, after
         level += 1
-        levels[level] = first
-    for d in range(level + 1, MAX_DEPTH + 1):
-        levels[d] = last
-    return last
+    after = last
+    count = 0
+    for root in range(first, last):
+        begin, end = np.int64(root), np.int64(root + 1)
+        at = level
+        own = count
+        while begin < end:
+            if at == MAX_DEPTH:
+                return -2, 0
+            if count + MAX_DEPTH >= runs.shape[0]:
+                return -1, 0
+            more = _level(
+                payload,
+                order,
+                leaf_slot,
+                hashes,
+                child,
+                node_slot,
+                depth,
+                ranges,
+                leaf_hashes,
+                blank,
+                at,
+                begin,
+                end,
+                after,
+            )
+            if more < 0:
+                return -1, 0
+            begin, end = after, more
+            after = more
+            at += 1
+            runs[count, 0], runs[count, 1] = begin, end
+            count += 1
+        for i in range((count - own) // 2):  # the deepest first
+            for side in range(2):
+                runs[own + i, side], runs[count - 1 - i, side] = runs[count - 1 - i, side], runs[own + i, side]
+    while first < last:
+        runs[count, 0], runs[count, 1] = first, last
+        count += 1
+        if not top:
+            break
+        top -= 1
+        first, last = tops[top], first
+    return after, count
 
 
 @njit(types.int64(KEYS, INTS, types.uint64[::1], types.int64), nogil=True, cache=True)
@@ -217,6 +303,9 @@ def hash_leaves(prefix: Any, payload: Any, leaves: Any, leaf_slot: Any, hashes: 
             slot = leaf_slot[leaf]
             sources[lane] = payload_at + np.uintp(64 * np.int64(leaf))
             targets[lane] = alone_at if slot == NOWHERE else hashes_at + np.uintp(32 * np.int64(slot))
+            later = leaves[min(first + lane + AHEAD, count - 1)]
+            prefetch(payload_at + np.uintp(64 * np.int64(later)))
+            prefetch(hashes_at + np.uintp(32 * np.int64(leaf_slot[later])))
         hash_pairs(prefix_at, sources_at, targets_at)
 
 
@@ -238,48 +327,55 @@ def mark(leaves: Any, leaf_slot: Any, node_slot: Any, dirty: Any, later: Any, bu
     return count
 
 
-@njit(types.int64(PREFIX, KEYS, INTS, BYTES, BYTES, LONGS, INTS, KEYS), nogil=True, cache=True)
-def rehash(prefix: Any, hashes: Any, node_slot: Any, dirty: Any, depth: Any, levels: Any, later: Any, top: Any) -> Any:
-    """Hash all dirty nodes, the deepest first; that of node 0 goes to ``top``. ``later`` holds the dirty ones that were
-    inserted. Returns how many were hashed."""
+@njit(types.void(PREFIX, KEYS, INTS, INTS, types.int64, KEYS), nogil=True, cache=True)
+def _hash_nodes(prefix: Any, hashes: Any, node_slot: Any, nodes: Any, count: Any, top: Any) -> None:
+    """The hashes of the first ``count`` of ``nodes``, none of which is above another, into their slots."""
     sources, targets = np.empty(LANES, np.uint64), np.empty(LANES, np.uint64)
     sources_at, targets_at = np.uintp(sources.ctypes.data), np.uintp(targets.ctypes.data)
     prefix_at = np.uintp(prefix.ctypes.data)
     hashes_at, top_at = np.uintp(hashes.ctypes.data), np.uintp(top.ctypes.data)
+    for first in range(0, count, LANES):
+        for lane in range(LANES):
+            node = np.int64(nodes[min(first + lane, count - 1)])
+            slot = np.int64(node_slot[node])
+            sources[lane] = hashes_at + np.uintp(64 * node)
+            targets[lane] = top_at if slot == NOWHERE else hashes_at + np.uintp(32 * slot)
+            later = np.int64(nodes[min(first + lane + AHEAD, count - 1)])
+            prefetch(hashes_at + np.uintp(64 * later))
+            prefetch(hashes_at + np.uintp(32 * np.int64(node_slot[later])))
+        hash_pairs(prefix_at, sources_at, targets_at)
+
+
+@njit(types.int64(PREFIX, KEYS, INTS, BYTES, BYTES, types.int64[:, ::1], INTS, KEYS), nogil=True, cache=True)
+def rehash(prefix: Any, hashes: Any, node_slot: Any, dirty: Any, depth: Any, runs: Any, later: Any, top: Any) -> Any:
+    """Hash all dirty nodes, each after those below it; that of node 0 goes to ``top``. ``later`` holds the dirty ones that
+    were inserted. Returns how many were hashed."""
+    longest = np.int64(later.shape[0])
+    for at in range(runs.shape[0]):
+        longest = max(longest, runs[at, 1] - runs[at, 0])
+    chosen = np.empty(longest + 1, np.int32)
     depths = np.empty(later.shape[0], np.uint8)
-    for at in range(later.shape[0]):
-        depths[at] = depth[later[at]]
+    for place in range(later.shape[0]):
+        depths[place] = depth[later[place]]
     order = np.argsort(depths, kind="mergesort")
-    rest = later.shape[0]
-    total = np.int64(0)
-    for level in range(MAX_DEPTH - 1, SHARD_BITS - 1, -1):
-        node, end = levels[level], levels[level + 1]
-        if node == end and (rest == 0 or depths[order[rest - 1]] < level):
-            continue
-        waiting = 0
-        while True:
-            found = np.int64(-1)
-            while node < end:
-                if dirty[node]:
-                    found = node
-                    node += 1
-                    break
-                node += 1
-            if found < 0 and rest > 0 and depths[order[rest - 1]] == level:
-                rest -= 1
-                found = np.int64(later[order[rest]])
-            if found >= 0:
-                dirty[found] = 0
-                slot = np.int64(node_slot[found])
-                sources[waiting] = hashes_at + np.uintp(64 * found)
-                targets[waiting] = top_at if slot == NOWHERE else hashes_at + np.uintp(32 * slot)
-                waiting += 1
-                total += 1
-            if waiting == LANES or (found < 0 and waiting):
-                for lane in range(waiting, LANES):
-                    sources[lane], targets[lane] = sources[0], targets[0]
-                hash_pairs(prefix_at, sources_at, targets_at)
-                waiting = 0
-            if found < 0:
-                break
+    rest = np.int64(later.shape[0])
+    total = rest
+    while rest:
+        level = depths[order[rest - 1]]
+        count = np.int64(0)
+        while rest and depths[order[rest - 1]] == level:
+            rest -= 1
+            chosen[count] = later[order[rest]]
+            dirty[chosen[count]] = 0
+            count += 1
+        _hash_nodes(prefix, hashes, node_slot, chosen, count, top)
+    for at in range(runs.shape[0]):
+        count = np.int64(0)
+        for node in range(runs[at, 0], runs[at, 1]):
+            chosen[count] = node
+            count += dirty[node]
+            dirty[node] = 0
+        if count:
+            _hash_nodes(prefix, hashes, node_slot, chosen, count, top)
+            total += count
     return total
