@@ -214,6 +214,45 @@ def parse(source: Any, starts: Any, ends: Any, data: Any, txs: Any, inputs: Any,
     return used
 
 
+@njit(types.int64(BYTES, OFFSETS), nogil=True, cache=True)
+def split(data: Any, ends: Any) -> Any:
+    """Where each of the concatenated transactions ends, as many as ``ends`` has room for; how many that are. It stops
+    before one that is not plainly whole."""
+    size = data.shape[0]
+    at = np.int64(0)
+    for number in range(ends.shape[0]):
+        if at + 10 > size:
+            return number
+        extended = data[at + 9] == 0xEF
+        for k in range(5):
+            if data[at + 4 + k] != 0:
+                extended = False
+        at += 10 if extended else 4
+        for part in range(2):
+            count, at = _compact(data, at, size)
+            least = 9 if part else 41
+            if count < 0 or count * least > size - at:
+                return number
+            skipped = 8 if part else 36
+            for _ in range(count):
+                length, at = _compact(data, at + skipped, size)
+                if length < 0 or length > size - at:
+                    return number
+                at += length
+                if part == 0:
+                    at += 4
+                    if extended:
+                        length, at = _compact(data, at + 8, size)
+                        if length < 0 or length > size - at:
+                            return number
+                        at += length
+        at += 4
+        if at > size:
+            return number
+        ends[number] = at
+    return ends.shape[0]
+
+
 @njit(types.boolean(BUFFER, types.int64, types.int64), nogil=True, cache=True)
 def strict_low_s(data: Any, begin: Any, end: Any) -> Any:
     """BIP66 encoding with the hash type byte, S in the lower half of the order, both numbers of at most 32 digits."""
@@ -383,4 +422,4 @@ def digests(data: Any, txs: Any, inputs: Any, chosen: Any, locking: Any, places:
     return out
 
 
-__all__ = ["digests", "hash160_ranges", "match", "parse", "rows", "sha256_ranges"]
+__all__ = ["digests", "hash160_ranges", "match", "parse", "rows", "sha256_ranges", "split"]

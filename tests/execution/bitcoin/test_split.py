@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nodewright import kernels
+from nodewright_bitcoin import split
+from nodewright_bitcoin.columns import KERNELS
 from nodewright_bitcoin.split import SplitError, split_transactions
 from nodewright_bitcoin.transaction import Transaction, TxInput, TxOutput
 
@@ -26,6 +31,39 @@ transactions = st.builds(
     outputs=st.lists(outputs, min_size=1, max_size=4),
     locktime=st.integers(0, 2**32 - 1),
 )
+
+
+@pytest.fixture(autouse=True, params=["plain", "kernel"], scope="module")
+def way(request: pytest.FixtureRequest) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "kernel":
+            assert kernels.warm_up(KERNELS) is None
+            patch.setattr(split, "WORTH_A_CALL", 0)
+        else:
+            kernels.disable()
+        yield
+        kernels.disable()
+
+
+@given(st.lists(st.one_of(transactions.map(Transaction.serialize), st.binary(max_size=40)), max_size=6), st.integers(0, 7))
+def test_both_ways_say_the_same(pieces: list[bytes], limit: int) -> None:
+    def said(data: bytes) -> list[bytes] | str:
+        try:
+            return split_transactions(data, limit)
+        except SplitError as error:
+            return str(error)
+
+    data = b"".join(pieces)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(split, "_split_plain", lambda data, limit: [])
+        plain = said(data)
+    assert said(data) == plain
+
+
+def test_the_kernel_does_cut(way: None, request: pytest.FixtureRequest) -> None:
+    raw = Transaction(1, [TxInput(bytes(36))], [TxOutput(1, b"")]).serialize()
+    found = split._split_plain(raw * 5, 4)
+    assert found == ([raw] * 4 if kernels.ready() else [])
 
 
 @given(st.lists(st.tuples(transactions, st.booleans()), max_size=6))
