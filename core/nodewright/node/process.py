@@ -3,7 +3,7 @@
 The first SIGINT or SIGTERM asks for a clean stop (exit code 0), also where it came before the node listened; a second one
 ends the process at once. A stop that is not done ``shutdown_seconds`` after it was asked for, and STOP_GRACE_SECONDS more
 for what may not be interrupted, ends it too: what was acknowledged is on the disk, and the next start recovers as after a
-kill.
+kill. Where the node stopped because a store failed, the last line is that failure all the same.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ async def _enforce_deadline(runtime: Runtime) -> None:
     await trio.sleep(seconds)
     runtime.environment.logger.warning("still stopping", after_seconds=seconds)
     await trio.sleep(STOP_GRACE_SECONDS)
-    _end_now(f"not stopped {seconds + STOP_GRACE_SECONDS:g} seconds after it was asked to: ended at once", 1)
+    said = f"not stopped {seconds + STOP_GRACE_SECONDS:g} seconds after it was asked to: ended at once"
+    _end_now(said if runtime.failure is None else f"{said}\nerror: {runtime.failure}", 1)
 
 
 def _end_now(sentence: str, code: int) -> NoReturn:

@@ -93,6 +93,11 @@ class Runtime:
     def stopping(self) -> bool:
         return self._stop.is_set()
 
+    @property
+    def failure(self) -> StoreError | None:
+        """Of the store for which the node stops."""
+        return self._guard.failure
+
     async def stop_requested(self) -> None:
         """Waits until somebody asks for a stop."""
         await self._stop.wait()

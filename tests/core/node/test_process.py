@@ -12,11 +12,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import trio
 
 import nodewright
+from nodewright.errors import StoreError
+from nodewright.node.process import _enforce_deadline
 
 PLUGINS = Path(__file__).parent / "plugins"
 CORE = str(Path(nodewright.__file__).parents[1])
@@ -208,6 +212,33 @@ def test_second_signal_ends_at_once(node: Callable[..., Node]) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+async def test_a_stop_that_hangs_after_a_store_failed_still_says_what_failed(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Hanging:
+        """What is asked of a runtime that does not end."""
+
+        plan = SimpleNamespace(node=SimpleNamespace(shutdown_seconds=10.0))
+        environment = SimpleNamespace(logger=SimpleNamespace(warning=lambda *_, **__: None))
+        failure: StoreError | None = None
+
+        async def stop_requested(self) -> None:
+            await trio.lowlevel.checkpoint()
+
+    def ended(code: int) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr("os._exit", ended)
+    runtime: Any = Hanging()
+    for runtime.failure, last in (
+        (None, "nodewright: not stopped 15 seconds after it was asked to: ended at once\n"),
+        (StoreError("stores.utxo: the disk is full; make room"), "error: stores.utxo: the disk is full; make room\n"),
+    ):
+        with pytest.raises(SystemExit):
+            await _enforce_deadline(runtime)
+        assert capfd.readouterr().err.endswith(last)
+
+
 def test_a_log_that_cannot_be_written_ends_no_node_and_changes_no_exit_code(tmp_path: Path) -> None:
     def start(*arguments: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "nodewright", "run", "toy", "--plugins-dir", str(PLUGINS), *arguments]
