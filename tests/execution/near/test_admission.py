@@ -1,4 +1,4 @@
-"""Frequent transactions are admitted and chosen as the rules would, one by one: answers, reservations and choice are equal."""
+"""Frequent transactions are admitted and chosen as the rules would: answers, reservations and choice are equal."""
 
 from __future__ import annotations
 
