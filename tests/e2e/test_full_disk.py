@@ -112,6 +112,14 @@ MEBIBYTES = {"tablespace": 40, "everything": 120, "log": 40}
 
 
 @contextmanager
+def open_to_all() -> Iterator[Path]:
+    """A temporary folder into which also those may go that are not root: the server does not run as root."""
+    with tempfile.TemporaryDirectory(prefix="nodewright-full-") as name:
+        Path(name).chmod(0o711)
+        yield Path(name)
+
+
+@contextmanager
 def server_on(disk: Path, what: str) -> Iterator[PostgresServer]:
     """A server with a tablespace, everything, or its log of writes on the disk."""
     folder = disk / "server"
@@ -163,9 +171,11 @@ def test_on_postgres(
     missing = postgres_server.missing()
     if missing is not None:
         pytest.skip(f"no PostgreSQL: {missing}")
-    place = Path(tempfile.mkdtemp(prefix="nodewright-full-"))
-    place.chmod(0o711)  # the server does not run as root
-    with mounted(place / "disk", MEBIBYTES[what]) as disk, server_on(disk, what) as server:
+    with (
+        open_to_all() as place,
+        mounted(place / "disk", MEBIBYTES[what]) as disk,
+        server_on(disk, what) as server,
+    ):
         monkeypatch.setenv("NODEWRIGHT_POSTGRES_PASSWORD", server.password)
         own = {"use": "postgres", "port": str(server.port), "retry_seconds": "3"}
         settings = {f"stores.{slot}.{key}": value for slot in ("utxo", "chain", "blobs") for key, value in own.items()}
@@ -180,7 +190,7 @@ def test_on_postgres(
         if what == "log":  # a read that fails is an answer to the client, and the node waits for its server
             other.join()
             with suppress(NodewrightError, OSError):
-                while True:
+                for _ in range(100):
                     wallet.client.rpc("generatetoaddress", 1, wallet.address)
             alpha.kill()
         else:
@@ -199,4 +209,3 @@ def test_on_postgres(
         assert again.client.rpc("getmininginfo")["pooledtx"] == 0
         assert {again.client.get_json(f"/v1/tx/{txid}")["txStatus"] for txid in acknowledged} <= {"MINED"}
         assert alpha.stop() == 0
-    shutil.rmtree(place)
