@@ -10,6 +10,7 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import trio
 
@@ -21,7 +22,7 @@ from nodewright.node.expiry import ExpiryQueue
 from nodewright.node.limbo import Limbo
 from nodewright.node.ready import ReadyQueue
 from nodewright.node.statuses import FinalStatuses
-from nodewright.storage.prefix import in_parts, take_all
+from nodewright.storage.prefix import in_parts, take_all, take_leading
 
 EXPIRY_SECONDS = 1.0
 
@@ -90,24 +91,26 @@ class Held:
             self.expires.set()
         self.readied.set()
 
-    def drop(self, ids: Sequence[bytes]) -> None:
-        """Pending no longer: they are about to get a final status."""
+    def drop(self, ids: Sequence[bytes], leading: bool = False) -> None:
+        """Pending no longer: they are about to get a final status. ``leading``: they are the first of those pending, in
+        order."""
         limbo = self.limbo
         absent: set[bytes] = set()
         at = 0
-        for part in in_parts(take_all(self.pending, ids)):
+        values = take_leading(self.pending, len(ids)) if leading else take_all(self.pending, ids)
+        for part in in_parts(cast("list[Admitted | None]", values)):
             sizes = [len(item.raw) if item is not None else -1 for item in part]
             if missing := sizes.count(-1):
                 absent.update([ids[at + place] for place, size in enumerate(sizes) if size < 0])
             self.bytes_used -= sum(sizes) + missing
             at += len(part)
             del part
-        were = [id for id in ids if id not in absent] if absent else list(ids)
+        were = [id for id in ids if id not in absent] if absent else ids
         if self.in_journal:
             for id in ids:
                 self.in_journal.pop(id, None)
         if len(limbo):
-            were += [id for id in ids if limbo.drop(id)]
+            were = [*were, *(id for id in ids if limbo.drop(id))]
         if self.unjournalled:
             self.unjournalled.difference_update(ids)
         self.ready.drop(were)

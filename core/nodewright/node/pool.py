@@ -70,13 +70,18 @@ class PoolLimits:
     compact_bytes: int = 96 * 1024 * 1024
 
 
-def by_block(committed: Mapping[bytes, BlockRef] | None, pending: Iterable[bytes]) -> dict[BlockRef, list[bytes]]:
-    """The ids of each block, in their order: of what begins the pending ones, their own objects."""
+def leading_ids(committed: InBlock, pending: Iterable[bytes]) -> list[bytes] | None:
+    """The ids of a block as the pending ones' own objects, where it is what these begin with."""
+    own = list(islice(pending, len(committed)))
+    return own if b"".join(own) == committed.column else None
+
+
+def by_block(committed: Mapping[bytes, BlockRef] | None) -> dict[BlockRef, list[bytes]]:
+    """The ids of each block, in their order."""
     if not committed:
         return {}
     if isinstance(committed, InBlock):
-        own = list(islice(pending, len(committed)))
-        return {committed.block: own if b"".join(own) == committed.column else committed.ids()}
+        return {committed.block: committed.ids()}
     blocks: dict[BlockRef, list[bytes]] = {}
     for id, block in committed.items():
         blocks.setdefault(block, []).append(id)
@@ -265,10 +270,12 @@ class Pool:
         replaced: Mapping[bytes, bytes] | None = None,
     ) -> None:
         now = self._environment.now()
-        for block, ids in by_block(committed, self._pending).items():
-            if isinstance(committed, InBlock) and len(ids) <= STATUS_CHUNK:
-                await self._finish(FinalRecord(now, "committed", ids, block, column=committed.column))
-                continue
+        if isinstance(committed, InBlock) and 0 < len(committed) <= STATUS_CHUNK:
+            own, block, column = leading_ids(committed, self._pending), committed.block, committed.column
+            record = FinalRecord(now, "committed", own if own is not None else committed.ids(), block, column=column)
+            await self._finish(record, leading=own is not None)
+            committed = None
+        for block, ids in by_block(committed).items():
             for start in range(0, len(ids), STATUS_CHUNK):
                 await self._finish(FinalRecord(now, "committed", ids[start : start + STATUS_CHUNK], block))
         if replaced:
@@ -299,9 +306,10 @@ class Pool:
 
     # --- final statuses -----------------------------------------------------------------------------------------------
 
-    async def _finish(self, record: FinalRecord) -> None:
-        """One final status for many. Journalled and synced on return, or kept until the journal has room."""
-        self._held.drop(record.ids)
+    async def _finish(self, record: FinalRecord, leading: bool = False) -> None:
+        """One final status for many. Journalled and synced on return, or kept until the journal has room. ``leading``: of
+        those that are pending, the first, in order."""
+        self._held.drop(record.ids, leading)
         self._final.record(record, record.time)
         full = await self._journal.finish(record)
         if full is not None:

@@ -79,7 +79,9 @@ class ReadyQueue:
 
     def drop(self, ids: Sequence[bytes]) -> None:
         """These are pending no longer."""
-        if len(self._held) < len(ids):  # a block's worth: look at what stays
+        if not self._held:
+            self._taken = set()
+        elif len(self._held) < len(ids):  # a block's worth: look at what stays
             self._taken = self._taken & self._held.keys()
         else:
             self._taken.difference_update(ids)

@@ -24,6 +24,22 @@ def take_first(held: dict[K, V], keys: Sequence[K]) -> list[V] | None:
         return None
     if list(islice(held, count)) != (keys if isinstance(keys, list) else list(keys)):
         return None
+    return _cut(held, count)
+
+
+def take_leading(held: dict[K, V], count: int) -> list[V]:
+    """What the first ``count`` keys map to, taken out."""
+    if len(held) <= 5 * count:
+        return _cut(held, count)
+    take = held.pop
+    return [take(key) for key in list(islice(held, count))]
+
+
+def _cut(held: dict[K, V], count: int) -> list[V]:
+    if len(held) == count:
+        values = list(held.values())
+        held.clear()
+        return values
     values = list(islice(held.values(), count))
     stay, with_ = list(islice(held, count, None)), list(islice(held.values(), count, None))
     held.clear()

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import trio
@@ -361,10 +362,10 @@ class Blocks:
             plan = self.plans.get(block.id)
             if plan is None or plan.parent != engine.applied_block:
                 raise StoreError(f"block {block} was not executed on the applied block {engine.applied_block}")
-            keys: list[bytes] = []
+            columns = [part.keys for part in plan.parts]
+            keys = columns[0] if len(columns) == 1 else list(chain.from_iterable(columns))
             create: list[UtxoTransaction] = []
             for part in plan.parts:
-                keys += part.keys
                 create += self._not_stored(part)
             losers = {loser: winner for loser, winner in plan.losers.items() if loser in state.unmined}
             for effect in create:  # admitted between execute and now

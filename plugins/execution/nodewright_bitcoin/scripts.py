@@ -11,7 +11,7 @@ Runs in a worker thread, one call per batch; touches no shared state but the cac
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from attrs import define
@@ -94,6 +94,8 @@ def verify_batch(
     those of consensus. ``quick``, of relay's: what would take long is not looked at to its end, its answer is ``SLOW``."""
     answers: list[RuleError | None] = [None] * len(tasks)
     passed = _by_columns(tasks, columns, int(era_flags(height, parameters)), verifier)
+    if len(passed) == len(tasks):
+        return answers
     flags = int(era_flags(height, parameters))
     left = QUICK_BATCH_WORK
     for index, task in enumerate(tasks):
@@ -119,21 +121,17 @@ def verify_batch(
 def _by_columns(tasks: Sequence[ScriptTask], columns: Columns | None, flags: int, verifier: Verifier) -> set[int] | range:
     """Indexes of the tasks that surely pass."""
     kernels = compiled(KERNELS)
-    candidates = [(index, task) for index, task in enumerate(tasks) if task.tx.row >= 0]
-    if kernels is None or columns is None or len(candidates) < WORTH_COLUMNS or not flags & f.SIGHASH_FORKID:
+    places_of = [index for index, task in enumerate(tasks) if task.tx.row >= 0]
+    if kernels is None or columns is None or len(places_of) < WORTH_COLUMNS or not flags & f.SIGHASH_FORKID:
         return set()
     import numpy as np
 
-    scripts: list[bytes] = []
-    satoshis: list[int] = []
-    owners: list[int] = []
-    for index, task in candidates:
-        for output in task.spent:
-            scripts.append(output.script)
-            satoshis.append(output.satoshis)
-            owners.append(index)
+    candidates = tasks if len(places_of) == len(tasks) else [tasks[index] for index in places_of]
+    spent = list(chain.from_iterable([task.spent for task in candidates]))
+    scripts = [output.script for output in spent]
+    satoshis = [output.satoshis for output in spent]
     txs, inputs = columns.txs, columns.inputs
-    rows = np.fromiter((task.tx.row for _, task in candidates), np.int64, len(candidates))
+    rows = np.array([task.tx.row for task in candidates], np.int64)
     counts = txs[rows, kernels.T_INPUTS]
     total = int(counts.sum())
     if total != len(scripts):
@@ -166,8 +164,8 @@ def _by_columns(tasks: Sequence[ScriptTask], columns: Columns | None, flags: int
     valid[standard] = good & (verified == 1)
     if valid.all() and len(candidates) == len(tasks):
         return range(len(tasks))
-    failed = {owner for owner, one in zip(owners, valid.tolist(), strict=True) if not one}
-    return {index for index, _ in candidates if index not in failed}
+    owners = np.repeat(np.array(places_of, np.int64), counts)
+    return set(places_of).difference(owners[~valid].tolist())
 
 
 def _hashes_match(kernels: Any, data: Any, locking: Any, places: Any, kinds: Any) -> Any:

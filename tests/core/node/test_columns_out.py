@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 
 from nodewright.interfaces import BlockRef
 from nodewright.interfaces.pool import InBlock
-from nodewright.node.pool import by_block
+from nodewright.node.pool import by_block, leading_ids
 from nodewright.storage import prefix
 
 BLOCK = BlockRef(7, b"b" * 32)
@@ -29,6 +29,9 @@ def test_taken_out_as_one_by_one(eager: None, held: list[int], count: int, other
     keys = list(dict.fromkeys([*held[:count], *others]))
     first, second = {key: str(key) for key in held}, {key: str(key) for key in held}
     assert list(prefix.take_all(first, keys)) == [second.pop(key, None) for key in keys]
+    assert list(first.items()) == list(second.items())
+    left = min(count, len(first))
+    assert prefix.take_leading(first, left) == [second.pop(key) for key in list(second)[:left]]
     assert list(first.items()) == list(second.items())
 
 
@@ -56,4 +59,8 @@ def test_a_block_in_columns_is_the_mapping_that_it_says(numbers: list[int], coun
     plain = dict.fromkeys(ids, BLOCK)
     assert dict(committed) == plain and len(committed) == len(plain) and list(committed) == list(plain)
     assert all(committed[id] is BLOCK for id in ids) and id_of(999) not in committed
-    assert by_block(committed, pending) == by_block(plain, pending) == ({BLOCK: ids} if ids else {})
+    assert by_block(committed) == by_block(plain) == ({BLOCK: ids} if ids else {})
+    own = leading_ids(committed, pending)
+    assert own == (None if damaged and ids else ids) and all(
+        one is two for one, two in zip(own or (), pending, strict=False)
+    )

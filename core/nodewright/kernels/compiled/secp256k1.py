@@ -441,7 +441,9 @@ _ZERO: Final = np.zeros(1, np.int64)
 
 def verify(keys: Sequence[bytes], digests: Sequence[bytes], signatures: Sequence[bytes]) -> bytearray:
     """One answer each, 1 or 0; at least one item, digests of 32 bytes. 0 is to be asked of libsecp256k1."""
-    out = bytearray(len(key) == 33 for key in keys)
+    lengths = list(map(len, keys))
+    whole = lengths.count(33) == len(keys)
+    out = bytearray(b"\1") * len(keys) if whole else bytearray(length == 33 for length in lengths)
     answers = np.frombuffer(out, np.uint8)
     ends = np.fromiter(accumulate(map(len, signatures)), np.int64, len(signatures))
     starts = np.concatenate((_ZERO, ends[:-1]))
