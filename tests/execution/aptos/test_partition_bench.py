@@ -112,4 +112,8 @@ def test_curves_are_where_their_figures_are() -> None:
     assert last[1] < other[1] < first[1]
     texts = [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text")]
     assert {"A <title>", "fanout", "components", "5,000", "1", "4"} <= set(texts)
+    assert len({line.attrib["stroke-dasharray"] for line in picture.iter("{http://www.w3.org/2000/svg}polyline")}) == 2
+    crowded = ElementTree.fromstring(svg("", "", "", {"": [(1, 1), (2, 1), (4, 1), (128, 1), (256, 1)]}))
+    numbers = [text for text in crowded.iter("{http://www.w3.org/2000/svg}text") if text.attrib.get("dy") == "18"]
+    assert [text.text for text in numbers] == ["256", "128", "4"]  # 1 and 2 would stand on top of it
     assert [round_up(value) for value in (0.3, 1, 7, 12, 240, 4000)] == [0.5, 1, 10, 20, 250, 5000]

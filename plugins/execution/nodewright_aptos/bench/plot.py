@@ -13,6 +13,7 @@ _LEFT: Final = 90
 _RIGHT: Final = 160
 _TOP: Final = 50
 _BOTTOM: Final = 60
+_DASHES: Final = ("", "8 4", "2 4", "10 3 2 3")  # so that curves differ without colours too
 _COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 Curve = Sequence[tuple[float, float]]
@@ -29,7 +30,8 @@ def round_up(value: float) -> float:
 
 
 def svg(title: str, across: str, up: str, curves: Mapping[str, Curve]) -> str:
-    """Both axes are linear and begin at 0; every abscissa that a curve has is marked."""
+    """Both axes are linear and begin at 0; the abscissas that curves have are marked, but for those that stand where the
+    number of a larger one does."""
     points = [point for curve in curves.values() for point in curve]
     widest = max((x for x, _ in points), default=1.0) or 1.0
     highest = round_up(max((y for _, y in points), default=1.0) or 1.0)
@@ -52,19 +54,24 @@ def svg(title: str, across: str, up: str, curves: Mapping[str, Curve]) -> str:
         _, y = place(0, value)
         parts.append(f'<line x1="{_LEFT}" y1="{y}" x2="{_LEFT + width}" y2="{y}" stroke="#ddd"/>')
         parts.append(f'<text x="{_LEFT - 8}" y="{y}" dy="4" text-anchor="end">{value:,.0f}</text>')
-    for value in sorted({x for x, _ in points}):
+    free = float(WIDTH)
+    for value in sorted({x for x, _ in points}, reverse=True):
         x, y = place(value, 0)
-        parts.append(f'<text x="{x}" y="{y}" dy="18" text-anchor="middle">{value:g}</text>')
+        half = 4 * len(f"{value:g}") + 3
+        parts.append(f'<line x1="{x}" y1="{y}" x2="{x}" y2="{float(y) + 5:.1f}" stroke="#888"/>')
+        if float(x) + half <= free:
+            parts.append(f'<text x="{x}" y="{y}" dy="18" text-anchor="middle">{value:g}</text>')
+            free = float(x) - half
     for number, (name, curve) in enumerate(curves.items()):
         colour = _COLOURS[number % len(_COLOURS)]
+        stroke = f'stroke="{colour}" stroke-width="2" stroke-dasharray="{_DASHES[number % len(_DASHES)] or "none"}"'
         drawn = [place(x, y) for x, y in sorted(curve)]
-        parts.append(
-            f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{" ".join(f"{x},{y}" for x, y in drawn)}"/>'
-        )
+        parts.append(f'<polyline fill="none" {stroke} points="{" ".join(f"{x},{y}" for x, y in drawn)}"/>')
         parts += [f'<circle cx="{x}" cy="{y}" r="3.5" fill="{colour}"/>' for x, y in drawn]
         at = _TOP + 20 * number
-        parts.append(f'<rect x="{WIDTH - _RIGHT + 14}" y="{at}" width="12" height="12" fill="{colour}"/>')
-        parts.append(f'<text x="{WIDTH - _RIGHT + 32}" y="{at + 11}">{escape(name)}</text>')
+        left = WIDTH - _RIGHT + 14
+        parts.append(f'<line x1="{left}" y1="{at + 7}" x2="{left + 28}" y2="{at + 7}" {stroke}/>')
+        parts.append(f'<text x="{left + 34}" y="{at + 11}">{escape(name)}</text>')
     return "\n".join([*parts, "</svg>\n"])
 
 
