@@ -343,7 +343,10 @@ class Pool:
         """What gave way to these is offered again, and what gave way to that, as long as something has. It stands behind
         all that is pending: its parents may be there, its children gave way with it."""
         display = self._events.display
-        while back := self._held.displaced.take([display(id) for id in gone]):
+        while taken := self._held.displaced.take([display(id) for id in gone]):
+            back = [one for one in taken if not self._final.committed(one[0])]
+            if not back:
+                return
             try:
                 answers = await self._intake.take_back(back, READMIT_BATCH, first=False)
             except StoreFull:

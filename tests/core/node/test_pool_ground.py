@@ -264,6 +264,25 @@ async def test_what_gave_way_comes_back_when_the_winner_gives_way(bench: Any, be
         assert await names(pool, [a_id, child_id, rival_id]) == ["pending", "pending", "replaced"]
 
 
+@pytest.mark.parametrize("between", ["nothing", "restart"])
+async def test_what_gave_way_and_is_in_a_block_now_stays_there(bench: Any, between: str) -> None:
+    """A gave way to B. A reorganisation's block holds A, and B gives way to it."""
+    ((a, other), (a_id, other_id)) = bench.make(2)
+    async with bench.pool() as pool:
+        await pool.submit([a, other])
+        await pool.settle(replaced={a_id: WINNER})
+        assert await names(pool, [a_id]) == ["replaced"]
+    async with bench.pool(execution=bench.execution) as pool:
+        if between == "restart":
+            await pool.settle({a_id: HEAD})
+        else:
+            await pool.settle({a_id: HEAD}, replaced={WINNER: a_id})
+    async with bench.pool(execution=bench.execution) as pool:
+        await pool.settle(replaced={WINNER: OTHER})  # as a reorganisation and a restart in the middle of it leave it
+        assert await names(pool, [a_id, other_id]) == ["committed", "pending"]
+        assert [item.id for item in pool.pending()] == [other_id]
+
+
 async def test_new_rules_judge_pending_ones_again_before_anything_newer(bench: Any) -> None:
     raws, ids = bench.chain(4)
     other, other_ids = bench.make(2, b"plain")
