@@ -5,7 +5,8 @@
 bumps and declares nothing; ``liar`` reads or writes a counter other than the one it declares; ``mint`` changes an
 aggregator, ``census`` reads it and declares so, ``peek`` reads it and does not; ``fault`` raises. They meet the
 framework's transfers in ``freeze`` and ``widen``, which change the layout or the state of the sender's own resources and
-declare it, and in ``spill``, which pays whom a counter says and declares nothing.
+declare it, and in ``spill``, which pays whom a counter says and declares nothing. ``toil(cell, rounds)`` computes for long
+and then changes a cell: what parallel execution is for.
 
 ``Far`` is a shard at the end of a slow and mortal line, for simulations.
 """
@@ -131,6 +132,20 @@ def _spill(call: Call) -> None:
     _change(call, counter_key(number), at)
 
 
+def _toil(call: Call) -> None:
+    cell, rounds = call.arguments
+    key = counter_key(COUNTERS + cell)
+    value = _number(call, key)
+    for _ in range(rounds):
+        value = (value * 6364136223846793005 + 1442695040888963407) % (1 << 64)
+    call.view.set(key, value.to_bytes(8, "little"))
+
+
+def _of_cell(signers: object, types: object, arguments: tuple[Any, ...]) -> tuple[list[bytes], list[bytes]]:
+    keys = [counter_key(COUNTERS + arguments[0])]
+    return keys, keys
+
+
 def _of_sender(signers: tuple[bytes, ...], types: object, arguments: object) -> tuple[list[bytes], list[bytes]]:
     keys = [resources.account_key(signers[0]), resources.apt_store_key(signers[0])]
     return keys, keys
@@ -168,6 +183,7 @@ def register_transaction_functions(functions: Functions) -> None:
         ("freeze", _freeze, _of_sender),
         ("widen", _widen, _of_sender),
         ("spill", _spill, None),
+        ("toil", _toil, _of_cell),
     ):
         functions.add(TransactionFunction(TRIAL, "trial", name, parameters, run, 1, 0, accesses))
 
