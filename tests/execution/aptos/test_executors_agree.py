@@ -393,8 +393,13 @@ async def test_columnar(tmp_path: Path, budget: int, kernels: None) -> None:
 
 
 @asynccontextmanager
-async def shards_of(simulation: Simulation, seed: int) -> AsyncIterator[ShardedExecutor]:
+async def shards_of(simulation: Simulation, seed: int, by_columns: bool) -> AsyncIterator[ShardedExecutor]:
     """One to three, each of which dies after some messages, comes back, and dies again."""
+
+    def server(name: str) -> ShardServer:
+        own = simulation.environment(name)
+        return ShardServer(FUNCTIONS, own, columnar.ColumnarExecutor(FUNCTIONS, own) if by_columns else None)
+
     rng = random.Random(f"shards {seed}")
     environment = simulation.environment("coordinator")
     options = ShardOptions(
@@ -403,11 +408,12 @@ async def shards_of(simulation: Simulation, seed: int) -> AsyncIterator[ShardedE
         window=rng.choice([1, 2, 4]),
         partitioner="senders",
         stuck_seconds=60.0,
+        shard_executor="columnar" if by_columns else "sequential",
     )
     far = [
         Far(
             f"shard {number}",
-            ShardServer(FUNCTIONS, simulation.environment(f"shard {number}")),
+            server(f"shard {number}"),
             random.Random(f"line {seed} {number}"),
             [rng.randrange(1, 2 + 80 // options.micro_batch) for _ in range(rng.randrange(7))],
             rng.choice(["cut", "cut", "silent", "stuck"]),
@@ -439,17 +445,17 @@ class Dealt:
         return await self._executor.run_partitioned(base, transactions, block, given)
 
 
-def test_sharded(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def sharded_chains(chains: int, by_columns: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """In virtual time; shards are cut off, fall silent or get stuck at any message."""
     compare = Compare()
     meters = []
-    for seed in range(BLOCKS * budget // A_CHAIN):
+    for seed in range(chains):
         rng = random.Random(seed)
         for module in (messages, coordinator):  # what has no room in a message is cut, or asked for
             monkeypatch.setattr(module, "SPLIT_BYTES", rng.choice([400, 4000, 1 << 22]))
 
         async def trial(simulation: Simulation, seed: int = seed, rng: random.Random = rng) -> None:
-            async with shards_of(simulation, seed) as executor:
+            async with shards_of(simulation, seed, by_columns) as executor:
                 meters.append(executor.meter)
                 await compare.chain(seed, Dealt(executor, rng), simulation.environment("alone"))
 
@@ -462,3 +468,12 @@ def test_sharded(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # Not vacuous: parts moved, values crossed; of many, keys were asked for, and some could not be run in parts.
     assert moved and crossed and shares > 0.3
     assert compare.compared < 1000 or (asked and abandoned and shares > 0.5)
+
+
+def test_sharded(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    sharded_chains(BLOCKS * budget // A_CHAIN, False, monkeypatch)
+
+
+def test_sharded_by_columns(budget: int, kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same, with the columnar executor in the shards."""
+    sharded_chains(BLOCKS * budget // A_CHAIN, True, monkeypatch)

@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from nodewright.testing.simulation import Simulation, simulate
+from nodewright_aptos.columnar.executor import ColumnarExecutor
 from nodewright_aptos.executors import SequentialExecutor
 from nodewright_aptos.functions import Functions
 from nodewright_aptos.installed import installed_functions
@@ -47,12 +48,18 @@ async def sharded(
         "stuck_seconds": 60.0,
     }
     shards = rng.choice([1, 2, 3, 5])
+
+    def server(name: str) -> ShardServer:
+        own = simulation.environment(name)
+        by_columns = changes.get("shard_executor") == "columnar"
+        return ShardServer(FUNCTIONS, own, ColumnarExecutor(FUNCTIONS, own) if by_columns else None)
+
     options = Options(**{**settings, **changes})
     environment = simulation.environment("coordinator")
     far = [
         Far(
             f"shard {number}",
-            ShardServer(FUNCTIONS, simulation.environment(f"shard {number}")),
+            server(f"shard {number}"),
             random.Random(f"line {seed} {number}"),
             [rng.randrange(1, 2 + 2 * count // options.micro_batch) for _ in range(rng.randrange(lives + 1))],
             rng.choice(["cut", "cut", "silent", "stuck"]),
@@ -96,3 +103,19 @@ def test_random_blocks_equal_sequential_whatever_dies(budget: int, monkeypatch: 
         kept += sum(one.kind == 0 for one in expected)
     # Not vacuous: parts moved, values crossed, keys were asked for, some could not be run in parts; most were kept.
     assert moved and values and asked and abandoned and kept > 300
+
+
+@pytest.mark.parametrize("strange", ["peek", "liar"])
+def test_columnar_shards_notice_what_is_read_undeclared(strange: str, budget: int) -> None:
+    """Also where another of the same run declares it, and where it is the supply."""
+    abandoned = 0
+    for seed in range(12 * budget):
+        world = World(seed, 12, 0.5, 0.0, (strange,) * 3)
+
+        async def trial(simulation: Simulation, seed: int = seed, world: World = world) -> Any:
+            return await sharded(simulation, seed, world, 30, 0, shard_executor="columnar")
+
+        expected, actual, executor = simulate(trial, seed).value
+        assert expected == actual, seed
+        abandoned += executor.meter.abandoned
+    assert abandoned

@@ -18,6 +18,7 @@ from typing import Final, Protocol
 from attrs import define
 
 from nodewright.interfaces.environment import Environment
+from nodewright_aptos.columnar.calls import read_call
 from nodewright_aptos.executors import WORTH_A_HOP, Executor
 from nodewright_aptos.functions import Functions
 from nodewright_aptos.resources import SUPPLY_KEY
@@ -133,25 +134,6 @@ class Prefetch(Protocol):
         """Have these in ``Part.state``."""
 
 
-class Reads:
-    """``executors.Base`` over a part, which notes what is read. The state it shows does not change while it is used."""
-
-    def __init__(self, part: Part, prefetch: Prefetch) -> None:
-        self._part = part
-        self._prefetch = prefetch
-        self.read: set[bytes] = set()
-
-    async def load(self, keys: Iterable[bytes]) -> None:
-        state = self._part.state
-        wanted = [key for key in keys if key not in state]
-        if wanted:
-            await self._prefetch(wanted)
-
-    def get(self, key: bytes) -> bytes | None:
-        self.read.add(key)
-        return self._part.get(key)
-
-
 class OneByOne:
     """Runs entries one after the other and notes exactly which keys were read by one that does not declare them."""
 
@@ -163,20 +145,44 @@ class OneByOne:
         self.outputs: list[Output] = []
         self.undeclared: dict[bytes, None] = {}
 
+    def knows(self, key: bytes) -> bool:
+        return key in self._changed or key in self._part.state
+
+    def get(self, key: bytes) -> bytes | None:
+        """Raises Absent."""
+        changed = self._changed
+        return changed[key] if key in changed else self._part.get(key)
+
     def _read(self, key: bytes) -> bytes | None:
         if key not in self._declared:
             self.undeclared[key] = None
-        changed = self._changed
-        return changed[key] if key in changed else self._part.get(key)
+        return self.get(key)
 
     def go_on(self, entries: Sequence[Entry]) -> None:
         """Raises Absent: call again when it is known."""
         for entry in entries[len(self.outputs) :]:
             self._declared = entry.keys
-            output = run_transaction(self._read, entry.transaction, self._part.block, self._functions)
+            self.accept([run_transaction(self._read, entry.transaction, self._part.block, self._functions)])
+
+    def accept(self, outputs: Sequence[Output]) -> None:
+        for output in outputs:
             if output.kind == KEPT:
                 self._changed.update(output.writes)
-            self.outputs.append(output)
+        self.outputs += outputs
+
+
+class Shown:
+    """``executors.Base``: the state that a run has come to."""
+
+    def __init__(self, run: OneByOne, prefetch: Prefetch) -> None:
+        self._prefetch = prefetch
+        self._knows = run.knows
+        self.get = run.get
+
+    async def load(self, keys: Iterable[bytes]) -> None:
+        wanted = [key for key in keys if not self._knows(key)]
+        if wanted:
+            await self._prefetch(wanted)
 
 
 async def execute(
@@ -187,20 +193,23 @@ async def execute(
     entries: Sequence[Entry],
     prefetch: Prefetch,
 ) -> tuple[Sequence[Output], Iterable[bytes]]:
-    """Outputs in order, and keys read that were not declared: exactly, where ``executor`` is None and they run one by one;
-    with another, those that none of the entries declares."""
-    if executor is not None:
-        base = Reads(part, prefetch)
-        outputs = await executor.run(base, [entry.transaction for entry in entries], part.block)
-        base.read.difference_update(part.aggregators, *[entry.keys for entry in entries])
-        return outputs, base.read
+    """Outputs in order, and keys read that were not declared. ``executor`` is for native transfers, which read what they
+    declare and nothing else; of all others each read is looked at, so that none can be missed."""
     run = OneByOne(functions, part)
-    while len(run.outputs) < len(entries):
+    native = [executor is not None and read_call(entry.transaction, functions) is not None for entry in entries]
+    while (begin := len(run.outputs)) < len(entries):
+        end = begin + 1
+        while end < len(entries) and native[end] == native[begin]:
+            end += 1
+        if executor is not None and native[begin]:
+            own = [entry.transaction for entry in entries[begin:end]]
+            run.accept(await executor.run(Shown(run, prefetch), own, part.block))
+            continue
         try:
-            if len(entries) - len(run.outputs) < WORTH_A_HOP:
-                run.go_on(entries)
+            if end - begin < WORTH_A_HOP:
+                run.go_on(entries[:end])
             else:
-                await environment.offload(run.go_on, entries)
+                await environment.offload(run.go_on, entries[:end])
         except Absent as absent:
             await prefetch(absent.keys)
     return run.outputs, run.undeclared
