@@ -474,6 +474,7 @@ def test_sharded(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
     sharded_chains(BLOCKS * budget // A_CHAIN, False, monkeypatch)
 
 
+@pytest.mark.long
 def test_sharded_by_columns(budget: int, kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same, with the columnar executor in the shards."""
     sharded_chains(BLOCKS * budget // A_CHAIN, True, monkeypatch)
