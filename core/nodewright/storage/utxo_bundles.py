@@ -47,6 +47,37 @@ _IDS = b"\x00"
 _REFERENCE = b"\x01"
 
 
+class Mined:
+    """Ids of bundles. Most rows of ``utxo_admitted`` name a run of a bundle, in its order, the next after that of the row
+    before: those are known by a look at the bytes. The set is made when the first is not."""
+
+    def __init__(self) -> None:
+        self._columns: list[bytes] = []
+        self._at: list[int] = []
+        self._ids: set[bytes] | None = None
+
+    def add(self, ids: bytes) -> None:
+        self._columns.append(ids)
+        self._at.append(0)
+        self._ids = None
+
+    def __len__(self) -> int:
+        return sum(map(len, self._columns)) // 32
+
+    def __contains__(self, txid: bytes) -> bool:
+        if self._ids is None:
+            self._ids = {id for column in self._columns for id in split_ids(column)}
+        return txid in self._ids
+
+    def goes_on_with(self, ids: bytes) -> bool:
+        """Whether these (32·n bytes) are the next ones of a bundle, and so all in it."""
+        for place, column in enumerate(self._columns):
+            if column.startswith(ids, self._at[place]):
+                self._at[place] += len(ids)
+                return True
+        return False
+
+
 async def scan_all(store: KeyValueReader, table: str, prefix: bytes = b"") -> AsyncIterator[tuple[bytes, bytes]]:
     after: bytes | None = None
     while True:
@@ -209,14 +240,13 @@ class Bundles:
             end = self._sequence
             taken_out = self._taken_out
         chosen: list[bytes] = []
-        mined: set[bytes] = set()
+        mined = Mined()
         complete = True
         async for bundle, _ in scan_all(self._store, FRESH):
             if chosen and len(mined) >= COMPACTED_IDS:
                 complete = False
                 break
-            async for ids in self.read(self._store, bundle):
-                mined.update(split_ids(ids))
+            mined.add(b"".join([ids async for ids in self.read(self._store, bundle)]))
             chosen.append(bundle)
         if not chosen:
             return True
@@ -231,11 +261,10 @@ class Bundles:
             await self._store.commit(batch, durable=False)
         return complete
 
-    async def _strike(self, key: bytes, row: bytes, mined: set[bytes]) -> None:
+    async def _strike(self, key: bytes, row: bytes, mined: Mined) -> None:
         if row[:1] == _IDS:
-            ids = split_ids(row[1:])
-            left = [txid for txid in ids if txid not in mined]
-            if len(left) < len(ids):
+            left = [] if mined.goes_on_with(row[1:]) else [txid for txid in split_ids(row[1:]) if txid not in mined]
+            if 32 * len(left) < len(row) - 1:
                 async with self._lock:
                     batch = WriteBatch()
                     batch.tables[ADMITTED] = {key: _IDS + b"".join(left) if left else None}
