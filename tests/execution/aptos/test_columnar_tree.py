@@ -127,3 +127,19 @@ def test_a_key_that_comes_twice_is_refused() -> None:
     tree.add(rows([b"\x71" + bytes([at]) * 31 for at in range(40)]), rows([key] * 40))
     with pytest.raises(ValueError, match="same key"):
         tree.add(rows([b"\x71" + bytes(31)]), rows([key]))
+
+
+def test_what_is_hashed_lies_in_one_cache_line() -> None:
+    """Numpy's own large arrays begin in the middle of one."""
+    import numpy as np
+
+    from nodewright_aptos.columnar.ledger import ColumnarLedger
+
+    rng = random.Random(1)
+    ledger = ColumnarLedger()
+    for _ in range(2):  # and after growing
+        fresh = np.frombuffer(rng.randbytes(32 * 20_000), np.uint8).reshape(-1, 32)
+        ledger.found(fresh, np.full(20_000, 5, np.uint64))
+        assert ledger.tree is not None
+        for shard in ledger.tree.shards:
+            assert [one.ctypes.data % 64 for one in (ledger.rows, ledger.addresses, shard.payload, shard.hashes)] == [0] * 4

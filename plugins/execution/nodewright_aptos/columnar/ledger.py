@@ -27,7 +27,7 @@ from attrs import define
 from nodewright.interfaces.environment import Environment
 from nodewright.kernels.compiled.sha3 import sha3_ranges
 from nodewright_aptos import bcs, hashing
-from nodewright_aptos.columnar import layout, ledgerkernels, runkernels
+from nodewright_aptos.columnar import aligned, layout, ledgerkernels, runkernels
 from nodewright_aptos.columnar.tree import CODE_BITS, MAX_LEAVES, SHARDS, ColumnarTree
 from nodewright_aptos.framework import RESERVED
 from nodewright_aptos.resources import (
@@ -126,7 +126,7 @@ class ColumnarLedger:
             size = wanted if not have else max(wanted, have + have // 4)
             for name in ("addresses", "rows"):
                 old = getattr(self, name)
-                grown = np.zeros((size, old.shape[1]), np.uint8)
+                grown = aligned.zeros((size, old.shape[1]), np.uint8)
                 grown[: self.count] = old[: self.count]
                 setattr(self, name, grown)
             for part, codes in enumerate(self.codes):

@@ -23,6 +23,7 @@ from typing import Any, Final
 import numpy as np
 
 from nodewright_aptos import hashing
+from nodewright_aptos.columnar import aligned
 from nodewright_aptos.columnar import treekernels as kernels
 
 SHARDS: Final = 16
@@ -60,7 +61,7 @@ class Shard:
 
     def _make_room(self, nodes: int) -> None:
         """Empty arrays for so many nodes."""
-        self.hashes = np.empty((2 * nodes, 4), np.uint64)
+        self.hashes = aligned.empty((2 * nodes, 4), np.uint64)
         self.child = np.empty(2 * nodes, np.int32)
         self.node_slot = np.empty(nodes, np.int32)
         self.depth = np.empty(nodes, np.uint8)
@@ -171,7 +172,7 @@ class Shard:
         size = max(wanted, min(have + have // 2, have + (1 << 20)), _LEAST) if have else max(wanted, _LEAST)
         for name in ("payload", "leaf_slot", "gone"):
             old = getattr(self, name)
-            grown = np.zeros((size, *old.shape[1:]), old.dtype)
+            grown = aligned.zeros((size, *old.shape[1:]), old.dtype)
             grown[:have] = old
             setattr(self, name, grown)
 
@@ -180,7 +181,7 @@ class Shard:
         room = max(have // 4, 2 * kernels.MAX_DEPTH)
         for name, factor in (("hashes", 2), ("child", 2), ("node_slot", 1), ("depth", 1), ("dirty", 1)):
             old = getattr(self, name)
-            grown = np.zeros((len(old) + factor * room, *old.shape[1:]), old.dtype)
+            grown = aligned.zeros((len(old) + factor * room, *old.shape[1:]), old.dtype)
             grown[: len(old)] = old
             setattr(self, name, grown)
 
