@@ -295,6 +295,29 @@ def test_damage_is_found_and_named(copy: Path, capsys: Any, damage: Any) -> None
     assert DAMAGE[damage] in kinds(document)
 
 
+def test_what_is_pruned_is_not_missed(copy: Path, capsys: Any) -> None:
+    """Deep in the chain the store forgets its lists of subtrees."""
+    settings = {"execution.retention_blocks": "100"}
+    with (
+        NodeProcess("teranode", copy, LOCAL | settings) as node,
+        BsvClient(node.service("bsv_api"), copy / ".cookie") as client,
+    ):
+        address = client.rpc("getrawtransaction", client.rpc("getblockbyheight", 1, 1)["tx"][0], True)
+        owner = address["vout"][0]["scriptPubKey"]["addresses"][0]
+        for _ in range(5):
+            client.rpc("generatetoaddress", 22, owner)
+    left: list[bytes] = []
+
+    async def look(stores: dict[str, Any]) -> None:
+        left.extend([key for key, _ in await rows(stores["stores.utxo"], BUNDLE)])
+
+    with damaging(copy) as run:
+        run(look)
+    assert len(left) < 2  # of the three that held transactions
+    code, document = verify(copy, capsys, "--set=execution.retention_blocks=100")
+    assert (code, document["differences"]) == (0, [])
+
+
 def test_a_flipped_byte_of_a_file(copy: Path, capsys: Any) -> None:
     """Wherever it falls: what the recomputation does not need is read as well."""
     largest = max((copy / "stores" / "utxo").rglob("*.ldb"), key=lambda path: path.stat().st_size)

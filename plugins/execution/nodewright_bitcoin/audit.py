@@ -90,7 +90,7 @@ class BitcoinAudit:
         mined_pending = 0
         if self._genesis is not None:
             await self._take([self._genesis], 0)
-        undo = UndoAudit(self._store, applied, self._differs)
+        undo = UndoAudit(self._store, max(chain.highest, applied.height), self._deep, self._differs)
         async for part in chain.parts():
             effects = self._effects(part)
             await self._take(effects, part.block.height)

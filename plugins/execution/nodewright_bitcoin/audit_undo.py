@@ -1,8 +1,9 @@
 """Whether the last blocks could be taken back: the part of ``audit`` that knows undo records and lists of subtrees.
 
-What is held to be true, of every block less than ``UNDO_BLOCKS`` below the applied one: the store has its undo record,
-which names the block's parent, its coinbase and subtrees; and the store's lists of those subtrees are the block's
-transactions in their order. A reorganisation finds by these, and by nothing else, what to make pending again.
+What is held to be true, of every block less than ``UNDO_BLOCKS`` below the highest: the store has its undo record, which
+names the block's parent, its coinbase and subtrees; and the store's lists of those subtrees are the block's transactions in
+their order, or one is gone where the block may have been pruned. A reorganisation finds by these, and by nothing else, what
+to make pending again.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ from nodewright_bitcoin.undo import Undo
 
 
 class UndoAudit:
-    """Given the chain's parts in order; ``end`` after the last. Keeps no more than a hash of the block at hand."""
+    """Given the chain's parts in order; ``end`` after the last. Keeps no more than a hash of the block at hand.
+    ``highest`` is the greatest height of any block stored: it may have been applied. Blocks up to ``pruned`` may have been
+    pruned."""
 
-    def __init__(self, store: UtxoStore, applied: BlockRef, differs: Callable[[str, str], None]) -> None:
+    def __init__(self, store: UtxoStore, highest: int, pruned: int, differs: Callable[[str, str], None]) -> None:
         self._store = store
-        self._from = applied.height - UNDO_BLOCKS + 1
+        self._from = highest - UNDO_BLOCKS + 1
+        self._pruned = pruned
         self._differs = differs
         self._parent: BlockRef | None = None
         self._block: BlockRef | None = None
@@ -65,6 +69,8 @@ class UndoAudit:
         for bundle in undo.bundles:
             found = await self._store.bundle(bundle)
             if found is None:
+                if block.height <= self._pruned:
+                    return
                 self._differs(
                     "the list of a subtree's transactions is gone from the store", f"{bundle[::-1].hex()} of block {block}"
                 )
