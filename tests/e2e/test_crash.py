@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -130,6 +131,9 @@ class Load(threading.Thread):
         self.acknowledged: list[str] = []
         self.unexpected: list[str] = []
 
+    def reached(self, count: int) -> bool:
+        return len(self.acknowledged) >= count
+
     def run(self) -> None:
         try:
             with BsvClient(self.node.service("bsv_api"), self.node.data_dir / ".cookie") as client:
@@ -176,7 +180,7 @@ def test_kill_at_random_instants_under_load(
         load = Load(alpha, wallet, coins[200 * round_ : 200 * (round_ + 1)], round_)
         load.start()
         due = dice.randrange(190)
-        until(lambda load=load, due=due: len(load.acknowledged) >= due, "the load")
+        until(partial(load.reached, due), "the load")
         time.sleep(dice.uniform(0, 0.04))  # the instant of the kill is the point of the test
         alpha.kill()
         load.join()
