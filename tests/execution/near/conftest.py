@@ -70,6 +70,7 @@ class World:
     async def open(self, **options: Any) -> World:
         self.store = MemoryStore(self.disk, "test")
         environment = options.pop("environment", None) or LocalEnvironment(self.folder)
+        options.setdefault("view_seconds", 600.0)  # on a busy machine too
         self.engine = NearEngine(self.store, environment, self.rules, options.pop("kept", None), 1 << 22, **options)
         await self.engine.open()
         answer = await self.engine.genesis({"execution": self.table}, GENESIS)
