@@ -26,13 +26,20 @@ import trio
 from nodewright.errors import ConfigurationError
 from nodewright.storage.full import write_error
 
-__all__ = ["PIPE", "STDOUT", "NodeEnvironment", "default_threads"]
+__all__ = ["PIPE", "STDOUT", "NodeEnvironment", "default_threads", "left_behind"]
 
 T = TypeVar("T")
 
 MAX_SECRET_BYTES = 64 * 1024
 SLOT = re.compile(r"[a-z][a-z0-9_-]*(\.[a-z0-9][a-z0-9_-]*)*\Z")
 SECRET = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}\Z")
+
+_detached: set[object] = set()
+
+
+def left_behind() -> bool:
+    """Whether a detached call still runs in this process."""
+    return bool(_detached)
 
 
 def default_threads() -> int:
@@ -85,6 +92,19 @@ class NodeEnvironment:
         """Run ``function(*arguments)`` in a worker thread. Waiting for a free thread can be cancelled; once it runs it
         runs to its end."""
         return await trio.to_thread.run_sync(function, *arguments, abandon_on_cancel=False, limiter=self._limiter)
+
+    async def detach(self, function: Callable[..., T], *arguments: Any) -> T:
+        """See ``interfaces.environment.Detaching``."""
+
+        def run() -> T:
+            token = object()
+            _detached.add(token)
+            try:
+                return function(*arguments)
+            finally:
+                _detached.discard(token)
+
+        return await trio.to_thread.run_sync(run, abandon_on_cancel=True, limiter=self._limiter)
 
     def reenter(self, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         """See ``interfaces.environment.Reentrant``."""

@@ -104,6 +104,15 @@ def test_stop_and_start_again(node: Callable[..., NodeProcess]) -> None:
     assert alpha.stop() == 0
 
 
+def test_a_stop_waits_for_no_kernel_that_is_being_compiled(
+    node: Callable[..., NodeProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at the first start of an installation, when nothing is in the cache yet."""
+    monkeypatch.delenv("NODEWRIGHT_KERNELS", raising=False)
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "no kernels"))
+    assert node().stop() == 0
+
+
 def test_help_is_worth_reading() -> None:
     for command in ("run", "check", "show", "graph", "plugins", "genesis", "devnet", "bench", "version"):
         done = run(command, "--help")

@@ -30,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             stream.flush()
         except OSError:  # of a full disk, or a reader that is gone: the code stays what it is
             os._exit(code)
+    environment = sys.modules.get("nodewright.environment")
+    if environment is not None and environment.left_behind():
+        os._exit(code)  # threads that compile would be pulled out from under by the interpreter's end
     sys.exit(code)
 
 

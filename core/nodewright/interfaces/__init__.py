@@ -17,6 +17,7 @@ from nodewright.interfaces.consensus import (
     Consensus,
 )
 from nodewright.interfaces.environment import (
+    Detaching,
     Environment,
     Process,
     Reentrant,
@@ -119,6 +120,7 @@ __all__ = [
     "Consensus",
     "ConsensusUpdates",
     "Deferred",
+    "Detaching",
     "DropPolicy",
     "Environment",
     "EventLog",

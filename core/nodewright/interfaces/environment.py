@@ -63,3 +63,12 @@ class Reentrant(Protocol):
         """From within an offloaded function only: run ``function(*arguments)`` on the node's loop, in the task that
         offloaded, and wait for what it returns or raises. Cancelled with that task. Whoever calls this holds a thread:
         what is awaited may need another, so a component bounds how many of its threads do so."""
+
+
+@runtime_checkable
+class Detaching(Protocol):
+    """Of an environment that can leave a call behind; one whose ``offload`` is inline (the simulator) has no need to."""
+
+    async def detach(self, function: Callable[..., T], *arguments: Any) -> T:
+        """As ``offload``, but who is cancelled goes at once and the call runs on by itself, cut off by the end of the
+        process at the latest: for work that holds nothing and whose result nobody will miss, such as compiling."""

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import attrs
 import trio
 
-from nodewright.interfaces.environment import Environment
+from nodewright.interfaces.environment import Detaching, Environment
 from nodewright.interfaces.verifier import Verifier
 from nodewright.plugins.hooks import hookimpl
 from nodewright.plugins.specs import VERIFIER, Dependencies, VerifierSpec, setting
@@ -34,7 +34,7 @@ class NativeVerifierConfig:
 async def open_native(
     config: NativeVerifierConfig, dependencies: Dependencies, environment: Environment
 ) -> AsyncIterator[Verifier]:
-    """Yields at once. Leaving waits for a compilation that is under way."""
+    """Yields at once. A compilation that is under way is left behind."""
     from nodewright.kernels.signatures import NativeVerifier
 
     async with trio.open_nursery() as nursery:
@@ -53,7 +53,8 @@ async def warm_up_kernels(environment: Environment, *modules: str) -> None:
         environment.logger.info("kernels stay plain", reason="NODEWRIGHT_KERNELS=off")
         return
 
-    reason = await environment.offload(warm_up, *modules)
+    run = environment.detach if isinstance(environment, Detaching) else environment.offload
+    reason = await run(warm_up, *modules)
     if reason is None:
         environment.logger.debug("kernels ready")
     else:
