@@ -29,7 +29,10 @@ class Sender:
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            await trio.sleep_forever()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None  # who is still about to say something at a stop finds nobody to say it
 
     def tell(self, channel: Channel, peer: bytes, payload: bytes) -> None:
         self._start((channel.name, peer), len(payload), partial(channel.send, peer, payload))
