@@ -29,8 +29,9 @@ RECORD_FILE = "network.json"
 NODE_FILE = "node.json"
 MAX_RECORD_BYTES = 64 * 1024
 PARTS = "parts"
-# What an operator may have put into a new folder, what a first start that died leaves, and what a file system brings.
-EXPECTED = frozenset({"secrets", "transport", LEASE_FILE, f"{RECORD_FILE}.new", "lost+found"})
+# What an operator may have put into a new folder (keys of components, such as `nodewright shard --show-key` makes), what a
+# first start that died leaves, and what a file system brings.
+EXPECTED = frozenset({"secrets", "transport", "execution", LEASE_FILE, f"{RECORD_FILE}.new", "lost+found"})
 PROFILES = ".toml"
 
 

@@ -308,7 +308,7 @@ def test_a_folder_with_something_else_in_it_is_refused_and_left_alone(
 
 
 def test_what_an_operator_puts_there_beforehand_is_no_hindrance(node: Callable[..., Node], tmp_path: Path) -> None:
-    for name in ("secrets", "transport", "lost+found"):
+    for name in ("secrets", "transport", "execution", "lost+found"):
         (tmp_path / "prepared" / name).mkdir(parents=True)
     (tmp_path / "prepared" / "mine.toml").write_text("")
     assert node("prepared").end() == 0

@@ -46,7 +46,9 @@ def shard(
 
     from nodewright import logging
     from nodewright.environment import NodeEnvironment
+    from nodewright.errors import AddressInUse, ConfigurationError
     from nodewright.interfaces.transport import Transport
+    from nodewright.storage.lease import acquire
     from nodewright_aptos.shards import listening
     from nodewright_aptos.shards.opening import opened_server
 
@@ -60,7 +62,13 @@ def shard(
         if show_key:
             click.echo((await listening.show_key(environment, transport)).hex())
             return
-        async with opened_server(executor, functions, environment) as server:
-            await listening.listen(server, environment, transport, address, allow, started)
+        lease = acquire(data_dir, environment)  # two of one key would be taken for each other
+        try:
+            async with opened_server(executor, functions, environment) as server:
+                await listening.listen(server, environment, transport, address, allow, started)
+        except AddressInUse as error:
+            raise ConfigurationError(f"the address {address} is taken: choose another with --listen HOST:PORT") from error
+        finally:
+            lease.release()
 
     trio.run(run)
