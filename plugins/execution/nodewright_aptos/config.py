@@ -43,15 +43,15 @@ def _found(module: str) -> bool:
 
 
 def check(config: AptosConfig) -> list[str]:
-    from nodewright_aptos.executors import EXECUTORS
+    from nodewright_aptos.executors import EXECUTORS, option_problems
 
     problems = []
     if config.executor not in EXECUTORS:
         problems.append(f"executor: {config.executor!r} is not one of {', '.join(EXECUTORS)}")
-    if config.executor == "sharded":
-        from nodewright_aptos.shards.options import read_options
-
-        problems += [f"executor_options: {problem}" for problem in read_options(config.executor_options)[1]]
+    else:
+        problems += [
+            f"executor_options: {problem}" for problem in option_problems(config.executor, config.executor_options)
+        ]
     for name in config.functions:
         if not all(part.isidentifier() for part in name.split(".")):
             problems.append(f"functions: {name!r} is no module's name")

@@ -123,10 +123,24 @@ EXECUTORS: Final[dict[str, str]] = {
 }
 
 
+# Where the options of an executor are read, which need nothing of what it needs itself; the others have none.
+_OPTIONS: Final = {"sharded": "nodewright_aptos.shards.options", "block-stm": "nodewright_aptos.blockstm.options"}
+
+
+def option_problems(name: str, options: Mapping[str, Any]) -> list[str]:
+    """What is wrong with ``executor_options`` for this executor, a sentence each."""
+    if name not in _OPTIONS:
+        return [f"{name} has no setting {option!r}: leave it out" for option in options]
+    problems: list[str] = import_module(_OPTIONS[name]).read_options(options)[1]
+    return problems
+
+
 def open_executor(
     name: str, functions: Functions, environment: Environment, options: Mapping[str, Any]
 ) -> AbstractAsyncContextManager[Executor]:
     """Raises ConfigurationError."""
+    if problems := option_problems(name, options):
+        raise ConfigurationError([f"execution.executor_options: {problem}" for problem in problems])
     try:
         module, function = EXECUTORS[name].split(":")
         opened: AbstractAsyncContextManager[Executor] = getattr(import_module(module), function)(

@@ -27,9 +27,8 @@ from nodewright.testing.simulation import Simulation, simulate
 from nodewright_aptos import bcs, blocks, resources
 from nodewright_aptos.addresses import APT_METADATA, ONE, special
 from nodewright_aptos.blockstm import native
-from nodewright_aptos.blockstm.coordinator import WorkerLost
 from nodewright_aptos.blockstm.executor import BlockStmExecutor, Options
-from nodewright_aptos.blockstm.speculate import Answer, Item, speculate
+from nodewright_aptos.blockstm.testing import Hostile
 from nodewright_aptos.columnar import executor as columnar
 from nodewright_aptos.columnar.calls import TOUCH_KEY
 from nodewright_aptos.executors import SequentialExecutor, open_executor
@@ -322,24 +321,6 @@ async def all_chains(executor: Any, environment: Environment, budget: int) -> No
     print(f"{compare.compared} blocks")
 
 
-class Hostile:
-    """A worker that gets its batch done when a dice says so, others going on meanwhile; now and then it is lost."""
-
-    def __init__(self, rng: random.Random, mortal: bool) -> None:
-        self._rng = rng
-        self._mortal = mortal
-
-    async def run(self, block: BlockEnvironment, items: Sequence[Item]) -> list[Answer]:
-        for _ in range(self._rng.randrange(6)):
-            await trio.lowlevel.checkpoint()
-        if self._mortal and self._rng.random() < 0.1:
-            raise WorkerLost
-        answers = speculate(FUNCTIONS, block, items)
-        for _ in range(self._rng.randrange(6)):
-            await trio.lowlevel.checkpoint()
-        return answers
-
-
 class Fresh:
     """Block-STM with other workers and batches for every block."""
 
@@ -352,7 +333,7 @@ class Fresh:
 
     async def run(self, base: Any, transactions: Sequence[UserTransaction], block: BlockEnvironment) -> Sequence[Output]:
         rng = self._rng
-        workers = [Hostile(rng, rng.random() < 0.3) for _ in range(rng.choice([1, 3, 6]))]
+        workers = [Hostile(FUNCTIONS, rng, rng.random() < 0.3) for _ in range(rng.choice([1, 3, 6]))]
         options = Options(batch=rng.choice([1, 4, 64]), native=False)
         executor = BlockStmExecutor(FUNCTIONS, self._environment, options, workers)
         try:

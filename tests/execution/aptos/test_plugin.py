@@ -136,3 +136,11 @@ def test_settings_are_checked() -> None:
     assert check(AptosConfig()) == []
     (problem, other) = check(AptosConfig(executor="fast", functions=["a b"]))
     assert "is not one of sequential" in problem and "no module" in other
+    for executor, option in {
+        "sequential": "workers",
+        "columnar": "batch",
+        "block-stm": "shards",
+        "sharded": "native",
+    }.items():
+        (problem,) = check(AptosConfig(executor=executor, executor_options={option: 3}))
+        assert problem.startswith("executor_options: ") and f"no setting '{option}'" in problem

@@ -12,6 +12,7 @@ import click
 
 from nodewright.bench.progress import Progress, settings_of
 from nodewright.bench.report import table, write_json
+from nodewright_aptos.executors import EXECUTORS
 
 BY_COLUMNS = ("columnar", "block-stm")
 WORKLOADS = ("non-conflicting", "conflicting", "transfers")
@@ -88,7 +89,9 @@ def _counts(context: click.Context, parameter: click.Parameter, value: str | Non
     type=click.IntRange(2, 20_000_000),
     help="Accounts; users, of the conflicting workload, are a twentieth of it.",
 )
-@click.option("--executor", default="columnar", show_default=True, help="sequential, columnar, block-stm, sharded.")
+@click.option(
+    "--executor", default="columnar", show_default=True, type=click.Choice(list(EXECUTORS)), help="What executes blocks."
+)
 @click.option("--objects", is_flag=True, help="columnar and block-stm as a node runs them, on one object a transaction.")
 @click.option("--root/--no-root", default=False, show_default=True, help="The state's root of every block.")
 @click.option("--state", default="memory", show_default=True, help="memory, or the key-value store for every block.")

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import click
 import numpy as np
 
 from nodewright.errors import NodewrightError
@@ -69,11 +70,11 @@ def first_come(values: Array) -> tuple[Array, int]:
 
 
 def chosen(name: str | None) -> list[str]:
-    """``all``, or one. Raises NodewrightError."""
+    """``all``, or one. Raises BadParameter."""
     if name == "all":
         return list(PARTITIONERS)
     if name is not None and name not in PARTITIONERS:
-        raise NodewrightError(f"--partitioner {name}: there are {', '.join(PARTITIONERS)}, and all")
+        raise click.BadParameter(f"there are {', '.join(PARTITIONERS)}, and all", param_hint="--partitioner")
     return [name or "fanout"]
 
 

@@ -5,24 +5,20 @@ Python threads share one lock: threads run side by side what releases it (hashes
 there is, for the price of carrying state and outputs over a pipe. docs/performance.md says what either is worth.
 
 A block is taken in stretches of the one and of the other kind, each on the state that those before it left.
-
-Options (``execution.executor_options``): ``workers`` (2), ``placement`` (``threads`` or ``processes``), ``batch`` (64)
-transactions a worker is given at once, ``native`` (true) for the kernel where numba is there.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Final
+from typing import Any
 
 import trio
-from attrs import define
 
-from nodewright.errors import ConfigurationError
 from nodewright.interfaces.environment import Environment
 from nodewright_aptos.blockstm.coordinator import Coordinator, Worker
 from nodewright_aptos.blockstm.native import KERNELS, NativeRuns, Overlay, stretches_of
+from nodewright_aptos.blockstm.options import Options, read_options
 from nodewright_aptos.blockstm.speculate import Answer, Item, speculate
 from nodewright_aptos.columnar.calls import read_call
 from nodewright_aptos.columnar.executor import keys_of
@@ -30,40 +26,6 @@ from nodewright_aptos.executors import WORTH_A_HOP, Base, Executor
 from nodewright_aptos.functions import Functions
 from nodewright_aptos.state import BlockEnvironment, Output
 from nodewright_aptos.transactions import UserTransaction
-
-PLACEMENTS: Final = ("threads", "processes")
-_MAX_WORKERS: Final = 256
-_MAX_BATCH: Final = 10_000
-
-
-@define
-class Options:
-    workers: int = 2
-    placement: str = "threads"
-    batch: int = 64
-    native: bool = True
-
-
-def read_options(options: Mapping[str, Any]) -> Options:
-    """Raises ConfigurationError."""
-    where = "execution.executor_options"
-    known = Options()
-    for name, value in options.items():
-        if name in ("workers", "batch"):
-            most = _MAX_WORKERS if name == "workers" else _MAX_BATCH
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-                raise ConfigurationError(f"{where}.{name}: {value!r} is not a number from 1 to {most}")
-        elif name == "native":
-            if not isinstance(value, bool):
-                raise ConfigurationError(f"{where}.native: {value!r} is neither true nor false")
-        elif name != "placement":
-            raise ConfigurationError(
-                f"{where}.{name}: block-stm has no such option; it has workers, placement, batch and native"
-            )
-        elif value not in PLACEMENTS:
-            raise ConfigurationError(f"{where}.placement: {value!r} is not one of {', '.join(PLACEMENTS)}")
-        setattr(known, name, value)
-    return known
 
 
 class ThreadWorker:
@@ -156,7 +118,7 @@ async def open_executor(
     functions: Functions, environment: Environment, options: Mapping[str, Any]
 ) -> AsyncIterator[Executor]:
     """Raises ConfigurationError. Yields at once: the kernel is used when it is compiled."""
-    known = read_options(options)
+    known, _ = read_options(options)
     async with AsyncExitStack() as stack:
         workers: Sequence[Worker] = ()
         if known.placement == "processes":

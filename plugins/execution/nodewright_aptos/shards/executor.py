@@ -16,7 +16,6 @@ from typing import Any, Final
 
 import trio
 
-from nodewright.errors import ConfigurationError
 from nodewright.interfaces.environment import Environment
 from nodewright.kernels.plugin import warm_up_kernels
 from nodewright_aptos.executors import Base, Executor, SequentialExecutor
@@ -225,9 +224,7 @@ async def open_executor(
 ) -> AsyncIterator[Executor]:
     """Starts its local shards and waits for all, ``wait_seconds`` at most; they load ``functions.modules`` as well.
     Raises ConfigurationError."""
-    settings, problems = read_options(options)
-    if problems:
-        raise ConfigurationError([f"execution.executor_options: {problem}" for problem in problems])
+    settings, _ = read_options(options)
     own = environment.for_slot("execution.shards")
     async with AsyncExitStack() as stack:
         whole = await stack.enter_async_context(open_any(settings.shard_executor, functions, environment, {}))
