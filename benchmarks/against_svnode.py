@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from nodewright.bench.node import NodeProcess
-from nodewright.bench.processes import cpu_seconds, peak_rss_mb, usable_cores
+from nodewright.bench.processes import cpu_seconds, peak_rss_mb, until_quiet, usable_cores
 from nodewright.bench.report import table, write_json
 from nodewright.kernels.yardstick import verify_us
 from nodewright_bitcoin.network import REGTEST, address_of_pubkey
@@ -241,15 +241,6 @@ def measured(
         "mined_per_second": count / seconds,
         "rss_mb": peak_rss_mb(pid),
     }
-
-
-def until_quiet(pid: int) -> None:
-    """Until it uses less than a fiftieth of a core, over a second."""
-    while True:
-        before = cpu_seconds(pid)
-        time.sleep(1.0)
-        if cpu_seconds(pid) - before < 0.02:
-            return
 
 
 def in_blocks(block_of: Callable[[int], dict[str, Any]], first: int, last: int) -> set[str]:

@@ -28,7 +28,7 @@ import trio
 
 from nodewright.bench.load import run_load, write_batches
 from nodewright.bench.node import NodeProcess
-from nodewright.bench.processes import cpu_seconds, peak_rss_mb, usable_cores
+from nodewright.bench.processes import cpu_seconds, peak_rss_mb, until_quiet, usable_cores
 from nodewright.bench.report import table, write_json
 from nodewright.cli.common import ProfileRequest
 from nodewright.db.stopped import stopped_node
@@ -144,22 +144,13 @@ def run(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         figures["ready_seconds"] = time.perf_counter() - began
         with client_of(running) as client:
             mine(client, 1)
-            settle(running.pid)
+            until_quiet(running.pid)
             figures["ready_rss_mib"] = rss_mib(running.pid)
             figures |= load(client, running, raws, batches, count)
     finally:
         if running.alive():
             running.stop(600)
     return figures
-
-
-def settle(pid: int) -> None:
-    """Until the process uses less than a fiftieth of a core over a second (a store just opened may still merge files)."""
-    while True:
-        before = cpu_seconds(pid)
-        time.sleep(1.0)
-        if cpu_seconds(pid) - before < 0.02:
-            return
 
 
 def load(client: BsvClient, running: NodeProcess, raws: list[bytes], batches: Path, count: int) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "nodewright",
         deadline=None,
         max_examples=EXAMPLES * budget,
-        derandomize=budget < 2,  # what every change must pass tries the same each time; new examples have the larger budgets
+        derandomize=budget < 2,  # what every change must pass tries the same each time, larger budgets new examples
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
     )
     settings.load_profile("nodewright")

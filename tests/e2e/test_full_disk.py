@@ -131,7 +131,7 @@ def server_on(disk: Path, what: str) -> Iterator[PostgresServer]:
                 shutil.chown(folder, server.user)
             if what == "log":
                 server.stop()
-                data = Path(server._data)
+                data = server.data
                 shutil.copytree(data / "pg_wal", folder / "pg_wal", copy_function=shutil.copy2)
                 subprocess.run(["chown", "-R", server.user or str(os.getuid()), str(folder)], check=True)
                 shutil.rmtree(data / "pg_wal")
@@ -142,14 +142,8 @@ def server_on(disk: Path, what: str) -> Iterator[PostgresServer]:
                 server.sql(f"ALTER DATABASE {postgres_server.DATABASE} SET TABLESPACE small")
             yield server
         return
-    server = PostgresServer(folder, OPTIONS)
-    server.create()
-    try:
-        server.start()
-        server.create_database()
+    with postgres_server.postgres_server(OPTIONS, folder=folder) as server:
         yield server
-    finally:
-        server.kill()
 
 
 def use_up_log(server: PostgresServer) -> None:

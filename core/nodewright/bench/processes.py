@@ -6,6 +6,8 @@ CPU time of a node counts its child processes and embedded servers, so that movi
 from __future__ import annotations
 
 import os
+import resource
+import time
 from pathlib import Path
 
 from nodewright.errors import NodewrightError
@@ -27,27 +29,45 @@ def _require_proc() -> None:
 
 
 def family(pid: int) -> list[int]:
-    """``pid`` and all its living descendants."""
+    """``pid``, first, and all its living descendants."""
     _require_proc()
-    children: dict[int, list[int]] = {}
-    for entry in PROC.iterdir():
-        if entry.name.isdigit() and (fields := _stat(int(entry.name))) is not None:
-            children.setdefault(int(fields[1]), []).append(int(entry.name))
     found, queue = [], [pid]
     while queue:
         current = queue.pop()
         found.append(current)
-        queue.extend(children.get(current, ()))
+        for task in (PROC / str(current) / "task").glob("*/children"):
+            try:
+                queue += map(int, task.read_text().split())
+            except OSError:  # it has ended
+                continue
     return found
 
 
+def _seconds(pid: int) -> float:
+    """Of the process alone, and those it has waited for."""
+    fields = _stat(pid)
+    return 0.0 if fields is None else sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
 def cpu_seconds(pid: int) -> float:
-    """User and system time of the process, its living descendants and those it has waited for."""
-    ticks = 0
-    for member in family(pid):
-        if (fields := _stat(member)) is not None:
-            ticks += sum(int(value) for value in fields[11:15])
-    return ticks / os.sysconf("SC_CLK_TCK")
+    """User and system time of the process, its living descendants and those it has waited for; in steps of 10 ms."""
+    return sum(map(_seconds, family(pid)))
+
+
+def own_cpu_seconds() -> float:
+    """As ``cpu_seconds`` of this process, what it used itself without steps."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    started = sum(map(_seconds, family(os.getpid())[1:]))
+    return time.process_time() + ended.ru_utime + ended.ru_stime + started
+
+
+def until_quiet(pid: int) -> None:
+    """Until the process uses less than a fiftieth of a core, over a second."""
+    while True:
+        before = cpu_seconds(pid)
+        time.sleep(1.0)
+        if cpu_seconds(pid) - before < 0.02:
+            return
 
 
 def peak_rss_mb(pid: int) -> float:

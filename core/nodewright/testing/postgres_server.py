@@ -59,7 +59,8 @@ def programs() -> Path:
 
 class PostgresServer:
     """One server. Database and role are named ``nodewright``, the password is ``password``. ``options`` such as
-    ``shared_buffers=256MB`` may be changed while it does not run; ``folder`` belongs to ``user`` where that is not None."""
+    ``shared_buffers=256MB`` may be changed while it does not run. ``data`` is its data directory; ``folder``, which holds
+    it, belongs to ``user`` where that is not None."""
 
     def __init__(self, folder: Path, options: Sequence[str] = (), programs_in: Path | None = None) -> None:
         self.port = _free_port()
@@ -67,7 +68,7 @@ class PostgresServer:
         self.options = list(options)
         self.user = _unprivileged() if os.geteuid() == 0 else None
         self._folder = folder
-        self._data = folder / "data"
+        self.data = folder / "data"
         self._programs = programs() if programs_in is None else programs_in
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -82,17 +83,17 @@ class PostgresServer:
             shutil.chown(secret, self.user)
         secret.chmod(0o600)
         self._run(
-            "initdb", "-D", str(self._data), "-U", USER, "-E", "UTF8", "--no-locale", "-A", "scram-sha-256",
+            "initdb", "-D", str(self.data), "-U", USER, "-E", "UTF8", "--no-locale", "-A", "scram-sha-256",
             f"--pwfile={secret}",
         )  # fmt: skip
-        with (self._data / "postgresql.conf").open("a") as settings:
+        with (self.data / "postgresql.conf").open("a") as settings:
             settings.write(
                 f"listen_addresses = '127.0.0.1'\nunix_socket_directories = '{self._folder}'\nlog_min_messages = fatal\n"
             )
 
     def install(self, file: Path, mode: int) -> None:
         """Copy a file into the data folder, owned by the server."""
-        target = self._data / file.name
+        target = self.data / file.name
         shutil.copy(file, target)
         target.chmod(mode)
         if self.user is not None:
@@ -101,7 +102,7 @@ class PostgresServer:
     def start(self) -> None:
         """Returns when it takes connections."""
         options = [part for option in self.options for part in ("-c", option)]
-        command = [str(self._programs / "postgres"), "-D", str(self._data), "-p", str(self.port), *options]
+        command = [str(self._programs / "postgres"), "-D", str(self.data), "-p", str(self.port), *options]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 command, user=self.user, cwd=self._folder, stdout=log, stderr=log, start_new_session=True
@@ -150,7 +151,7 @@ class PostgresServer:
             with contextlib.suppress(OSError):
                 handle = os.pidfd_open(int(entry.name))
                 try:
-                    if os.path.samefile(entry / "cwd", self._data):
+                    if os.path.samefile(entry / "cwd", self.data):
                         signal.pidfd_send_signal(handle, signal.SIGKILL)
                         select.select([handle], [], [])  # until it has ended
                 finally:
@@ -172,12 +173,15 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def postgres_server(options: Sequence[str] = (), programs_in: Path | None = None) -> Iterator[PostgresServer]:
+def postgres_server(
+    options: Sequence[str] = (), programs_in: Path | None = None, folder: Path | None = None
+) -> Iterator[PostgresServer]:
     """A running server with an empty database; ``options`` such as ``shared_buffers=256MB``, ``programs_in`` a folder of
-    programs that are not the wheel's. Raises NodewrightError."""
-    folder = Path(tempfile.mkdtemp(prefix="nodewright-postgres-"))
+    programs that are not the wheel's. All of it is in ``folder``, which stays, or in one that goes with it. Raises
+    NodewrightError."""
+    at = Path(tempfile.mkdtemp(prefix="nodewright-postgres-")) if folder is None else folder
     try:
-        server = PostgresServer(folder, options, programs_in)
+        server = PostgresServer(at, options, programs_in)
         server.create()
         try:
             server.start()
@@ -186,4 +190,5 @@ def postgres_server(options: Sequence[str] = (), programs_in: Path | None = None
         finally:
             server.kill()
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder is None:
+            shutil.rmtree(at, ignore_errors=True)

@@ -93,10 +93,10 @@ def verify_batch(
     """One answer per task under the rules of the block at ``height``: those of relay where ``policy`` is given, else
     those of consensus. ``quick``, of relay's: what would take long is not looked at to its end, its answer is ``SLOW``."""
     answers: list[RuleError | None] = [None] * len(tasks)
-    passed = _by_columns(tasks, columns, int(era_flags(height, parameters)), verifier)
+    flags = int(era_flags(height, parameters))
+    passed = _by_columns(tasks, columns, flags, verifier)
     if len(passed) == len(tasks):
         return answers
-    flags = int(era_flags(height, parameters))
     left = QUICK_BATCH_WORK
     for index, task in enumerate(tasks):
         if index in passed:

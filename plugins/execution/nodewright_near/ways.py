@@ -60,24 +60,10 @@ class Ways:
             with suppress(Missing):
                 self._learn(source, keys)
 
-    def patch(
-        self,
-        source: Source,
-        root: bytes,
-        changes: Mapping[bytes, bytes | None],
-        changed: dict[bytes, bytes | None],
-    ) -> bytes | None:
-        """The root after ``changes``; None where they are of another kind."""
-        moved = self.move(source, root, changes)
-        if moved is None:
-            return None
-        changed.update(moved[1])
-        return moved[0]
-
     def move(
         self, source: Source, root: bytes, changes: Mapping[bytes, bytes | None]
     ) -> tuple[bytes, Mapping[bytes, bytes | None]] | None:
-        """As ``patch``: the root, and the nodes that changed."""
+        """The root after ``changes``, and the nodes that changed; None where they are of another kind. Raises Missing."""
         if root == EMPTY_ROOT or not changes:
             return None
         if root != self.root or len(self.leaves) >= MAX_KEYS or 2 * len(self.gone) > len(self.paths):

@@ -56,6 +56,15 @@ def built(rows: dict[bytes, bytes]) -> tuple[Nodes, bytes]:
     return nodes, root
 
 
+def patch(ways, nodes, root, changes, changed):
+    """The root after ``changes``, or None; what changed with it is put into ``changed``."""
+    moved = ways.move(nodes, root, changes)
+    if moved is None:
+        return None
+    changed.update(moved[1])
+    return moved[0]
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(FIRST, st.data())
 def test_equal_to_the_general_way_over_many_batches(rows, data):
@@ -70,7 +79,7 @@ def test_equal_to_the_general_way_over_many_batches(rows, data):
         expected: dict[bytes, bytes | None] = {}
         after = update(nodes, root, changes, expected)
         changed: dict[bytes, bytes | None] = {}
-        found = ways.patch(nodes, root, changes, changed)
+        found = patch(ways, nodes, root, changes, changed)
         same_shape = all(
             key in rows and value is not None and len(value) == len(rows[key]) for key, value in changes.items()
         )
@@ -97,11 +106,11 @@ def test_what_was_learned_is_not_read_again():
     ways = Ways()
     changes: dict[bytes, bytes | None] = {b"\x00user%03d" % number: b"changed." for number in range(100)}
     changed: dict[bytes, bytes | None] = {}
-    root = ways.patch(nodes, root, changes, changed)
+    root = patch(ways, nodes, root, changes, changed)
     assert root is not None
     nodes.take(changed)
     nodes.reads = 0
-    assert ways.patch(nodes, root, dict.fromkeys(changes, b"again..."), {}) is not None
+    assert patch(ways, nodes, root, dict.fromkeys(changes, b"again..."), {}) is not None
     assert nodes.reads == 0
 
 
@@ -113,7 +122,7 @@ def test_a_state_is_learned_at_once_as_far_as_it_is_at_hand(monkeypatch):
     changes: dict[bytes, bytes | None] = {b"\x00user%03d" % number: b"changed." for number in range(0, 300, 7)}
     expected: dict[bytes, bytes | None] = {}
     changed: dict[bytes, bytes | None] = {}
-    assert ways.patch(nodes, root, changes, changed) is not None and nodes.reads == 0
+    assert patch(ways, nodes, root, changes, changed) is not None and nodes.reads == 0
     update(nodes, root, changes, expected)
     assert changed == expected
     gone = nodes.by_path.pop(ways.paths[ways.leaves[b"\x00user150"]])
@@ -131,27 +140,27 @@ def test_another_branch_of_the_chain_is_not_taken_for_this_one():
     ways = Ways()
     left: dict[bytes, bytes | None] = {b"\x00user001": b"left...."}
     right: dict[bytes, bytes | None] = {b"\x00user002": b"right..."}
-    assert ways.patch(nodes, root, left, {}) is not None
+    assert patch(ways, nodes, root, left, {}) is not None
     expected: dict[bytes, bytes | None] = {}
     changed: dict[bytes, bytes | None] = {}
-    assert ways.patch(nodes, root, right, changed) == update(nodes, root, right, expected)
+    assert patch(ways, nodes, root, right, changed) == update(nodes, root, right, expected)
     assert changed == expected
 
 
 def test_a_node_that_is_not_here_is_asked_for_and_nothing_has_changed():
     nodes, root = built(accounts(50))
     ways = Ways()
-    assert ways.patch(nodes, root, {b"\x00user003": b"once...."}, {}) is not None
+    assert patch(ways, nodes, root, {b"\x00user003": b"once...."}, {}) is not None
     leaf = ways.paths[ways.leaves[b"\x00user003"]]
     ways = Ways()
     gone = nodes.by_path.pop(leaf)
     changes: dict[bytes, bytes | None] = {b"\x00user001": b"changed.", b"\x00user003": b"changed."}
     changed: dict[bytes, bytes | None] = {}
     with pytest.raises(Missing) as error:
-        ways.patch(nodes, root, changes, changed)
+        patch(ways, nodes, root, changes, changed)
     assert [path for path, _ in error.value.wanted] == [leaf] and changed == {}
     nodes.by_path[leaf] = gone
-    assert ways.patch(nodes, root, changes, changed) == update(nodes, root, changes, {})
+    assert patch(ways, nodes, root, changes, changed) == update(nodes, root, changes, {})
 
 
 def test_what_is_remembered_is_bounded(monkeypatch):
@@ -163,7 +172,7 @@ def test_what_is_remembered_is_bounded(monkeypatch):
         expected: dict[bytes, bytes | None] = {}
         changed: dict[bytes, bytes | None] = {}
         after = update(nodes, root, changes, expected)
-        assert ways.patch(nodes, root, changes, changed) == after
+        assert patch(ways, nodes, root, changes, changed) == after
         assert changed == expected
         nodes.take(changed)
         root = after

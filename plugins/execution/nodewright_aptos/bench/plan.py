@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from typing import Any
 
 from attrs import define, field
 
+from nodewright.bench.processes import own_cpu_seconds
 from nodewright.bench.report import percentile
 from nodewright.kernels.yardstick import ed25519_verify_us
 from nodewright_aptos.bench.workloads import Sizes
@@ -37,34 +37,6 @@ class Plan:
     options: dict[str, Any] = field(factory=dict)
 
 
-def cpu_seconds() -> float:
-    """CPU time of this process and of all that it started, so far: of those that have ended as they were waited for, of
-    those that run from /proc, where there is one (in steps of 10 ms)."""
-    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    ticks = sum(map(_ticks, _started(os.getpid())))
-    return time.process_time() + ended.ru_utime + ended.ru_stime + ticks / os.sysconf("SC_CLK_TCK")
-
-
-def _started(process: int) -> Iterator[int]:
-    for task in Path(f"/proc/{process}/task").glob("*/children"):
-        try:
-            children = task.read_text().split()
-        except OSError:  # it has ended
-            continue
-        for child in map(int, children):
-            yield child
-            yield from _started(child)
-
-
-def _ticks(process: int) -> int:
-    """Its own, and of what it has waited for."""
-    try:
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0
-    return sum(map(int, fields[11:15]))
-
-
 @define
 class Clock:
     """Wall and CPU time of what runs within ``block``, and of stages within it (which overlap)."""
@@ -75,10 +47,10 @@ class Clock:
 
     @contextmanager
     def block(self) -> Iterator[None]:
-        cpu, began = cpu_seconds(), time.perf_counter()
+        cpu, began = own_cpu_seconds(), time.perf_counter()
         yield
         self.seconds.append(time.perf_counter() - began)
-        self.cpu += cpu_seconds() - cpu
+        self.cpu += own_cpu_seconds() - cpu
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -40,44 +40,19 @@ def store(typing_context: Any, address: Any, value: Any) -> Any:
     return types.void(types.uintp, types.uint64), codegen
 
 
-@intrinsic
-def add(typing_context: Any, address: Any, value: Any) -> Any:
-    """What it was."""
+def _modified(operation: str) -> Any:
+    @intrinsic
+    def modify(typing_context: Any, address: Any, value: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.atomic_rmw(operation, _pointer(builder, arguments[0]), arguments[1], _ORDER)
 
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.atomic_rmw("add", _pointer(builder, arguments[0]), arguments[1], _ORDER)
+        return types.uint64(types.uintp, types.uint64), codegen
 
-    return types.uint64(types.uintp, types.uint64), codegen
-
-
-@intrinsic
-def swap(typing_context: Any, address: Any, value: Any) -> Any:
-    """What it was."""
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.atomic_rmw("xchg", _pointer(builder, arguments[0]), arguments[1], _ORDER)
-
-    return types.uint64(types.uintp, types.uint64), codegen
+    return modify
 
 
-@intrinsic
-def raise_to(typing_context: Any, address: Any, value: Any) -> Any:
-    """The greater of what it was and ``value``; returns what it was."""
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.atomic_rmw("umax", _pointer(builder, arguments[0]), arguments[1], _ORDER)
-
-    return types.uint64(types.uintp, types.uint64), codegen
-
-
-@intrinsic
-def lower_to(typing_context: Any, address: Any, value: Any) -> Any:
-    """The lesser of what it was and ``value``; returns what it was."""
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.atomic_rmw("umin", _pointer(builder, arguments[0]), arguments[1], _ORDER)
-
-    return types.uint64(types.uintp, types.uint64), codegen
+# Each changes the word by a value, and returns what it was: the sum, the value, the greater and the lesser of both.
+add, swap, raise_to, lower_to = map(_modified, ("add", "xchg", "umax", "umin"))
 
 
 @intrinsic
