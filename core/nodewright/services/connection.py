@@ -44,7 +44,7 @@ HEAD_RECEIVE_BYTES: Final = 16 * 1024
 BODY_RECEIVE_BYTES: Final = 256 * 1024
 STALL_SECONDS: Final = 30.0  # without a byte, however many came before
 LINGER_SECONDS: Final = 2.0
-LINGER_BYTES: Final = 1024 * 1024
+LINGER_BYTES: Final = 64 * 1024 * 1024  # thrown away as they come, so that who sends too much reads why
 
 
 class Phase(IntEnum):
@@ -199,7 +199,7 @@ class Connection:
                 self._enter(Phase.WRITING, LINGER_SECONDS)
                 self.sock.shutdown(socket.SHUT_WR)
                 left = LINGER_BYTES
-                while left > 0 and (data := await self._receive(HEAD_RECEIVE_BYTES)):
+                while left > 0 and (data := await self._receive(BODY_RECEIVE_BYTES)):
                     left -= len(data)
             except OSError:
                 pass

@@ -14,7 +14,7 @@ import hashlib
 from datetime import UTC, datetime
 from typing import Any
 
-from nodewright.errors import LeaseLost, StoreLocked
+from nodewright.errors import LeaseLost, StoreCorrupt, StoreLocked
 from nodewright.storage.lease import Owner
 from nodewright_postgres.migrations import quoted
 from nodewright_postgres.problems import Place
@@ -56,17 +56,21 @@ async def read_owner(connection: Any, schema: str) -> Owner | None:
 
 
 async def next_epoch(connection: Any, schema: str, owner: Owner) -> int:
-    """Become the owner; waits for a commit of the one before that is just being made."""
-    return int(
-        await connection.fetchval(
-            f"UPDATE {quoted(schema)}._owner SET epoch = epoch + 1, node = $1, pid = $2, host = $3, since = $4 "
-            "RETURNING epoch",
-            owner.node,
-            owner.pid,
-            owner.host,
-            owner.since,
-        )
+    """Become the owner; waits for a commit of the one before that is just being made. Raises StoreCorrupt."""
+    epoch = await connection.fetchval(
+        f"UPDATE {quoted(schema)}._owner SET epoch = epoch + 1, node = $1, pid = $2, host = $3, since = $4 "
+        "RETURNING epoch",
+        owner.node,
+        owner.pid,
+        owner.host,
+        owner.since,
     )
+    if epoch is None:
+        raise StoreCorrupt(
+            f"{quoted(schema)}._owner, which says whose commits count, is empty: somebody has deleted its row. Restore the "
+            "schema from a snapshot"
+        )
+    return int(epoch)
 
 
 def locked(place: Place, owner: Owner | None) -> StoreLocked:

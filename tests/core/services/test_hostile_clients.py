@@ -362,5 +362,5 @@ async def test_a_client_that_only_shuts_its_side_is_answered(server_of: ServerOf
 async def test_a_refusal_is_read_by_a_client_that_sends_its_whole_body_first(server_of: ServerOf) -> None:
     with trio.fail_after(GENEROUS_SECONDS):
         async with _serving(server_of(_app(), max_body_bytes=1024)) as server, await _connect(server) as stream:
-            await stream.send_all(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n" + bytes(1_000_000))
+            await stream.send_all(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n\r\n" + bytes(9_000_000))
             assert (await _answer(stream))[0] == 413

@@ -20,6 +20,7 @@ from nodewright.errors import (
     ConfigurationError,
     FormatMismatch,
     LeaseLost,
+    StoreCorrupt,
     StoreError,
     StoreFull,
     StoreLocked,
@@ -104,6 +105,13 @@ async def test_a_schema_from_a_newer_version(postgres: Any, tmp_path: Path) -> N
     said = await refusal(postgres.open(tmp_path), FormatMismatch)
     assert "newer version" in said and "install" in said
     assert postgres.sql(f"SELECT epoch FROM {schema}._owner", "nodewright") == "1", "a refused node changed something"
+
+
+async def test_an_owner_s_row_that_somebody_deleted(postgres: Any, tmp_path: Path) -> None:
+    async with postgres.open(tmp_path):
+        pass
+    postgres.sql(f"DELETE FROM {postgres.config(tmp_path).schema}._owner", "nodewright")
+    assert "_owner" in await refusal(postgres.open(tmp_path), StoreCorrupt)
 
 
 async def test_a_role_that_may_not_create(postgres: Any, tmp_path: Path) -> None:
