@@ -24,12 +24,13 @@ import pytest
 import trio
 
 from nodewright.errors import NodewrightError
-from nodewright.interfaces import HEAD, Admitted, BlockRef, Refused, TransactionStatus, WriteBatch
+from nodewright.interfaces import HEAD, Admitted, BlockRef, Refused, TransactionStatus
 from nodewright.kernels.signatures import NativeVerifier
 from nodewright.node.metrics import Registry
 from nodewright.node.pool import Pool, PoolLimits
 from nodewright.storage.blob_adapter import open_blobs
 from nodewright.storage.utxo_adapter import open_utxo
+from nodewright.testing.power import Power, PowerCut, PoweredEnvironment, PoweredStore
 from nodewright.testing.simulation import EPOCH_SECONDS, SimulatedEnvironment, Simulation, SimulationResult, simulate
 from nodewright.testing.transport import Conditions, SimulatedNetwork, SimulatedTransport
 from nodewright_bitcoin import coinbase
@@ -105,80 +106,13 @@ async def until(condition: Callable[[], bool], seconds: float = 600) -> None:
             await trio.sleep(0.05)
 
 
-# --- power ------------------------------------------------------------------------------------------------------------
-
-
-class PowerCut(BaseException):
-    """Not an ``Exception``: no component may go on after it."""
-
-
-class Power:
-    """Counts what reaches a disk (commits of all stores, writes of the journal) and goes before, in, or after the
-    ``cut_at``-th."""
-
-    def __init__(self) -> None:
-        self.points = 0
-        self.cut_at: int | None = None
-        self.how = "before"
-        self.off = False
-        self.went = trio.Event()
-
-    def due(self) -> bool:
-        if self.off:
-            raise PowerCut
-        self.points += 1
-        return self.cut_at is not None and self.points >= self.cut_at
-
-    def cut(self) -> None:
-        self.off = True
-        self.went.set()
+# --- a node -----------------------------------------------------------------------------------------------------------
 
 
 def leaves(error: BaseException) -> list[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         return [leaf for inner in error.exceptions for leaf in leaves(inner)]
     return [error]
-
-
-class PoweredStore:
-    def __init__(self, disk: MemoryDisk, power: Power) -> None:
-        self._store = MemoryStore(disk, "node")
-        self._power = power
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
-
-    async def commit(self, batch: WriteBatch, durable: bool = True) -> None:
-        due = self._power.due()
-        if not due or self._power.how == "after":
-            await self._store.commit(batch, durable)
-        if due:
-            self._power.cut()
-            raise PowerCut
-
-
-class PoweredEnvironment(SimulatedEnvironment):
-    """The pool's: each offloaded call is one on the journal's files. One that is cut ``in`` the middle leaves the file
-    between its old and its new length."""
-
-    power: Power
-
-    async def offload(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        if not self.power.due():
-            return await super().offload(function, *arguments)
-        before = {path: path.stat().st_size for path in self.data_dir.rglob("*") if path.is_file()}
-        if self.power.how != "before":
-            await super().offload(function, *arguments)
-        if self.power.how == "in":
-            for path in self.data_dir.rglob("*"):
-                if path.is_file() and path.stat().st_size > before.get(path, 0):
-                    with path.open("r+b") as file:
-                        file.truncate(self.random.randint(before.get(path, 0), path.stat().st_size))
-        self.power.cut()
-        raise PowerCut
-
-
-# --- a node -----------------------------------------------------------------------------------------------------------
 
 
 class Events:
@@ -227,11 +161,10 @@ class Node:
         seed = self.world.seed * 1000 + self.starts
         return SimulatedEnvironment(seed, self.name, self.folder / slot, slot=slot, log=self.log)
 
-    async def start(self, cut_at: int | None = None, how: str = "before") -> Node:
+    async def start(self, cut_at: int | None = None, how: Any = "before") -> Node:
         """On, or already without power again: then ``power.off``."""
         self.starts += 1
-        self.power = Power()
-        self.power.cut_at, self.power.how = cut_at, how
+        self.power = Power(cut_at, how)
         self._scope, self._ended = trio.CancelScope(), trio.Event()
         up = trio.Event()
         self.world.nursery.start_soon(self._live, up, name=f"node {self.name}")
@@ -254,7 +187,7 @@ class Node:
 
     async def _open(self, up: trio.Event) -> None:
         stores: dict[str, Any] = {
-            slot: self.front(slot, PoweredStore(disk, self.power)) for slot, disk in self.disks.items()
+            slot: self.front(slot, PoweredStore(MemoryStore(disk, "node"), self.power)) for slot, disk in self.disks.items()
         }
         environment = self.environment("pool")
         pool_environment = PoweredEnvironment(

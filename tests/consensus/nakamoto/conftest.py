@@ -14,8 +14,8 @@ from nodewright.interfaces import (
     Admitted,
     BlockRef,
     Refused,
-    WriteBatch,
 )
+from nodewright.testing.power import Power, PowerCut, PoweredStore
 from nodewright.testing.simulation import SimulatedEnvironment
 from nodewright.testing.transport import SimulatedNetwork, SimulatedTransport
 from nodewright_memory.disk import MemoryDisk
@@ -26,45 +26,6 @@ from nodewright_nakamoto.testing.ledger import ALLOCATIONS, REWARD, Ledger, Tran
 from nodewright_nakamoto.testing.pool import Blobs, JournalPool
 
 START = 1_700_000_000
-
-
-class Killed(Exception):
-    """The power went."""
-
-
-class Power:
-    """Counts commits over all stores of a node and cuts the power before or after the one asked for."""
-
-    def __init__(self) -> None:
-        self.commits = 0
-        self.cut_at: int | None = None
-        self.after = False
-        self.off = False
-
-    async def commit(self, store: MemoryStore, batch: WriteBatch, durable: bool) -> None:
-        if self.off:
-            raise Killed
-        self.commits += 1
-        cut = self.cut_at is not None and self.commits >= self.cut_at
-        if cut and not self.after:
-            self.off = True
-            raise Killed
-        await store.commit(batch, durable)
-        if cut:
-            self.off = True
-            raise Killed
-
-
-class PoweredStore:
-    def __init__(self, disk: MemoryDisk, power: Power) -> None:
-        self._store = MemoryStore(disk, "node")
-        self._power = power
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
-
-    async def commit(self, batch: WriteBatch, durable: bool = True) -> None:
-        await self._power.commit(self._store, batch, durable)
 
 
 class Events:
@@ -121,9 +82,8 @@ class Node:
 
     async def open(self) -> Nakamoto:
         """Open everything and recover, without running."""
-        self.power = Power()
-        self.power.cut_at = self.cut_at_opening
-        stores = {slot: PoweredStore(disk, self.power) for slot, disk in self.disks.items()}
+        self.power = Power(self.cut_at_opening)
+        stores = {slot: PoweredStore(MemoryStore(disk, "node"), self.power) for slot, disk in self.disks.items()}
         self.ledger = Ledger(stores["state"])
         await self.ledger.open()
         self.pool = JournalPool(stores["pool"], self.ledger)
@@ -229,7 +189,7 @@ def world() -> SimpleNamespace:
         until=until,
         Network=SimulatedNetwork,
         Transaction=Transaction,
-        Killed=Killed,
+        PowerCut=PowerCut,
         Admitted=Admitted,
         Refused=Refused,
         allocation=allocation,

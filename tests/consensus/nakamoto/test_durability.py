@@ -85,14 +85,14 @@ async def commits_of(world: Any, spend: Any) -> int:
     await node.open()
     accepted: set[bytes] = set()
     await story.tell(node, other, ids, accepted)
-    commits = int(node.power.commits)
+    commits = int(node.power.points)
     await story.check(node, other, ids, accepted)
     return commits
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("how", ["before", "after"])
 @pytest.mark.parametrize("keep", ["nothing", "everything"])
-async def test_a_power_cut_at_every_commit(world: Any, spend: Any, autojump: Any, after: bool, keep: str) -> None:
+async def test_a_power_cut_at_every_commit(world: Any, spend: Any, autojump: Any, how: str, keep: str) -> None:
     total = await commits_of(world, spend)
     assert total > 30
     kept = (lambda unsynced: 0) if keep == "nothing" else (lambda unsynced: unsynced)
@@ -101,11 +101,11 @@ async def test_a_power_cut_at_every_commit(world: Any, spend: Any, autojump: Any
     for cut in range(1, total + 1):
         node = world.Node("node")
         await node.open()
-        node.power.cut_at, node.power.after = cut, after
+        node.power.cut_at, node.power.how = cut, how
         accepted: set[bytes] = set()
         try:
             await story.tell(node, other, ids, accepted)
-        except world.Killed:
+        except world.PowerCut:
             pass
         node.lose_power(kept)
         await node.open()
@@ -125,7 +125,7 @@ async def test_a_power_cut_while_recovering(world: Any, spend: Any, autojump: An
             accepted: set[bytes] = set()
             try:
                 await story.tell(node, other, ids, accepted)
-            except world.Killed:
+            except world.PowerCut:
                 pass
             node.lose_power()
             node.cut_at_opening = again
@@ -133,7 +133,7 @@ async def test_a_power_cut_while_recovering(world: Any, spend: Any, autojump: An
                 await node.open()
                 node.power.cut_at = None  # the recovery had fewer commits
                 done = True
-            except world.Killed:
+            except world.PowerCut:
                 done = False
             node.cut_at_opening = None
             if not done:
