@@ -8,7 +8,7 @@ Types: bool, u8 to u256, address, ``vector<T>``, ``0x1::string::String``, ``0x1:
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import lru_cache
 from typing import Any, Final
 
 from attrs import frozen
@@ -18,6 +18,7 @@ from nodewright_aptos.addresses import address_text, parse_address
 from nodewright_aptos.bcs import Malformed, Reader
 
 MAX_ITEMS: Final = 4096
+MAX_DEPTH: Final = 8  # of types within types, as in ``typetags``
 _NUMBERS: Final = {"u8": 1, "u16": 2, "u32": 4, "u64": 8, "u128": 16, "u256": 32}
 _SIGNERS: Final = ("&signer", "signer")
 
@@ -34,9 +35,11 @@ def is_signer(type: str) -> bool:
     return type in _SIGNERS
 
 
-@cache
+@lru_cache(maxsize=4096)  # clients name types too
 def codec(type: str) -> Codec:
     """Raises Malformed for a type that is not known here."""
+    if type.count("<") > MAX_DEPTH:
+        raise Malformed("a type is nested too deeply")
     if type in _NUMBERS:
         return _number(_NUMBERS[type])
     if type == "bool":
@@ -94,10 +97,15 @@ def _address_bytes(value: bytes) -> bytes:
 
 def _bytes(value: Any) -> bytes:
     if isinstance(value, list):
-        return bytes(codec("u8").from_json(item) for item in value[: MAX_ITEMS * 16])
-    digits = _text(value)
+        if len(value) > MAX_ITEMS * 16:
+            raise Malformed(f"not a list of at most {MAX_ITEMS * 16}")
+        return bytes(codec("u8").from_json(item) for item in value)
+    digits = _text(value).removeprefix("0x")
     try:
-        return bytes.fromhex(digits[2:] if digits[:2] == "0x" else digits)
+        found = bytes.fromhex(digits)
+        if len(found) * 2 != len(digits):
+            raise ValueError("there are spaces in it")
+        return found
     except ValueError as error:
         raise Malformed("not hexadecimal") from error
 
@@ -120,6 +128,8 @@ def _option(item: Codec) -> Codec:
     def from_json(value: Any) -> Any:
         if isinstance(value, dict) and set(value) == {"vec"}:
             held = value["vec"]
+            if not isinstance(held, list) or len(held) > 1:
+                raise Malformed("not an option: it holds one value or none")
             value = held[0] if held else None
         return None if value is None else item.from_json(value)
 
