@@ -51,7 +51,7 @@ from nodewright_aptos.statestore import Held, Loaded, Stale, StateStore, Version
 from nodewright_aptos.transactions import (
     decode_transaction,
     encode_user,
-    function_key,
+    parse_function_key,
     read_entry_function,
 )
 from nodewright_aptos.typetags import APT, StructTag, parse_struct, parse_type
@@ -284,7 +284,7 @@ class Queries:
             call = whole(payload, read_entry_function)
             key, types, given = call.key, call.type_arguments, call.arguments
         else:
-            key = _function_key(function)
+            key = parse_function_key(function)
             types, given = tuple(map(parse_type, type_arguments)), None
         known = self._functions.views.get(key)
         if known is None:
@@ -423,14 +423,6 @@ def _is_metadata(asset: str) -> bool:
         return parse_address(asset) == APT_METADATA
     except Malformed:
         return False
-
-
-def _function_key(text: str) -> bytes:
-    """Of ``0x1::module::name``. Raises Malformed."""
-    parts = text.split("::")
-    if len(parts) != 3 or len(text) > 600:
-        raise Malformed(f"a function is named address::module::name, not {text[:80]!r}")
-    return function_key(parse_address(parts[0]), parts[1], parts[2])
 
 
 __all__ = ["AccountView", "LedgerState", "Queries", "Simulated", "StateProof", "UnknownVersion", "ViewFailed"]

@@ -16,7 +16,7 @@ from typing import Final
 from attrs import define, field, frozen
 
 from nodewright_aptos import bcs, hashing
-from nodewright_aptos.addresses import ZERO
+from nodewright_aptos.addresses import ZERO, parse_address
 from nodewright_aptos.authenticators import (
     AccountAuthenticator,
     encode_authenticator,
@@ -108,6 +108,14 @@ Payload = EntryFunction | Script | Multisig
 
 def function_key(address: bytes, module: str, name: str) -> bytes:
     return address + bcs.text(module) + bcs.text(name)
+
+
+def parse_function_key(text: str) -> bytes:
+    """Of ``0x1::module::name``. Raises Malformed."""
+    parts = text.split("::")
+    if len(parts) != 3 or len(text) > 600:
+        raise Malformed(f"a function is named address::module::name, not {text[:80]!r}")
+    return function_key(parse_address(parts[0]), parts[1], parts[2])
 
 
 _KNOWN_NAMES: dict[bytes, tuple[str, str]] = {}
@@ -337,16 +345,30 @@ def signed_transaction(
     fee_payer_signer: AccountAuthenticator | None = None,
 ) -> bytes:
     """The bytes of a SignedTransaction, its authenticator chosen as the SDKs do."""
-    body, inner = raw.encode(), encode_authenticator(signer)
     if fee_payer is not None or secondary:
         kind = SIGNED_MULTI_AGENT if fee_payer is None else SIGNED_FEE_PAYER
-        more = bcs.vector(secondary) + bcs.vector(map(encode_authenticator, secondary_signers))
-        if fee_payer is not None and fee_payer_signer is not None:
-            more += fee_payer + encode_authenticator(fee_payer_signer)
-        return body + bcs.uleb(kind) + inner + more
-    if signer.scheme in (SIGNED_ED25519, SIGNED_MULTI_ED25519):
-        return body + inner  # the tags of the two are the same
-    return body + bcs.uleb(SIGNED_SINGLE) + inner
+    else:
+        kind = signer.scheme if signer.scheme in (SIGNED_ED25519, SIGNED_MULTI_ED25519) else SIGNED_SINGLE
+    return raw.encode() + encode_signatures(kind, signer, secondary, secondary_signers, fee_payer, fee_payer_signer)
+
+
+def encode_signatures(
+    kind: int,
+    signer: AccountAuthenticator,
+    secondary: tuple[bytes, ...] = (),
+    secondary_signers: tuple[AccountAuthenticator, ...] = (),
+    fee_payer: bytes | None = None,
+    fee_payer_signer: AccountAuthenticator | None = None,
+) -> bytes:
+    """The transaction authenticator of this kind."""
+    inner = encode_authenticator(signer)
+    if kind in (SIGNED_ED25519, SIGNED_MULTI_ED25519):
+        return inner  # the tags of the two are the same
+    if kind in (SIGNED_MULTI_AGENT, SIGNED_FEE_PAYER):
+        inner += bcs.vector(secondary) + bcs.vector(map(encode_authenticator, secondary_signers))
+    if fee_payer is not None and fee_payer_signer is not None:
+        inner += fee_payer + encode_authenticator(fee_payer_signer)
+    return bcs.uleb(kind) + inner
 
 
 # --- what must be true of the signatures -----------------------------------------------------------------------------
