@@ -267,6 +267,27 @@ class Upgrading(Protocol):
         none."""
 
 
+class ChainTimes(Protocol):
+    """Agreed data that a consensus has of every block whose header it knows. From memory: nothing is awaited."""
+
+    def median_time_past(self, block: BlockRef, height: int) -> int:
+        """The median time past (of it and its ten predecessors) of the ancestor of ``block`` at ``height``, which may be
+        the block itself. Raises KeyError for a block that is not known, ValueError for a height above it."""
+
+
+@runtime_checkable
+class Timed(Protocol):
+    """Of an execution where a transaction may have to wait for a height, a time, or the age of what it uses."""
+
+    def use_times(self, times: ChainTimes) -> None:
+        """Given once, before the consensus recovers. An execution that is given none judges by ``BlockContext`` alone."""
+
+    async def unripe(self) -> Sequence[bytes]:
+        """Ids of reservations that the block after the applied one may not hold yet, with all that descend from them. A
+        consensus that assembles ahead asks after a reorganisation, which may have made what was ripe unripe; whatever else
+        ``select`` chose stays ripe. O(those that wait or waited)."""
+
+
 @runtime_checkable
 class Unhurried(Protocol):
     """Of an execution where checking one transaction may take long, whatever its size and whether it is valid. Pools use

@@ -148,9 +148,8 @@ class Assembly:
             if self.chain.tip is not tip:
                 tip = self.chain.tip
                 await self._drop_given_up()
-            if self._deferred:
-                ready, self._deferred = self._deferred, []
-                self.chain.pool.give_back([one.id for one in self._pending(ready)])
+            if self._deferred:  # and they stay deferred until they were looked at: who spends from them waits with them
+                self.chain.pool.give_back([one.id for one in self._pending(self._deferred)])
             self._changed.set()
 
     async def _drop_given_up(self) -> None:

@@ -27,7 +27,7 @@ from attrs import define, field
 from nodewright.errors import StoreCorrupt, StoreError
 from nodewright.interfaces.common import BlockContext, BlockRef, Bundle, BundleRef
 from nodewright.interfaces.environment import Environment
-from nodewright.interfaces.execution import Deferred, Execution, ExecutionRequest, Incomplete, Invalid, Outcome
+from nodewright.interfaces.execution import Deferred, Execution, ExecutionRequest, Incomplete, Invalid, Outcome, Timed
 from nodewright.interfaces.pool import InBlock, TransactionPool
 from nodewright.interfaces.service import EventLog
 from nodewright_nakamoto import blockwire
@@ -102,6 +102,8 @@ class Chain:
         self.offenders: dict[bytes, bytes] = {}  # block -> the transaction it was refused for
         self._moved = trio.Event()
         self._restorer = Restorer(self)
+        if isinstance(execution, Timed):
+            execution.use_times(self.index)
 
     async def moved(self) -> None:
         """Waits until the tip or the set of known headers changes."""

@@ -251,6 +251,10 @@ class ChainIndex:
                 break
         return sorted(times)[len(times) // 2]
 
+    def median_time_past(self, block: BlockRef, height: int) -> int:
+        """See ``interfaces.execution.ChainTimes``."""
+        return self.median_time(self.ancestor(self.nodes[block.id], height))
+
     def locator(self, node: Node) -> list[bytes]:
         """Ids from the node back to genesis: ten one by one, then with doubling gaps; at most MAX_LOCATOR."""
         heights: list[int] = []

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from nodewright.errors import StoreFull
 from nodewright.interfaces.common import Admitted, Refused
+from nodewright.interfaces.execution import Timed
 from nodewright_nakamoto.assembler import Leaf
 from nodewright_nakamoto.chainindex import Node
 from nodewright_nakamoto.subtree import split_ids
@@ -52,6 +53,9 @@ class Restorer:
         if leaves:
             front = {leaf.id for leaf in leaves}
             chain.assembler.rebuild([*leaves, *(leaf for leaf in chain.assembler.leaves() if leaf.id not in front)])
+        if isinstance(chain.execution, Timed):
+            # What was ripe on the old chain may not be on this one: it is chosen again when it is.
+            chain.pool.give_back(chain.assembler.remove(await chain.execution.unripe()))
         await chain.store.put_meta("restoring", b"", durable=True)
         if ids:
             chain.environment.logger.info("transactions restored", blocks=len(nodes), restored=len(leaves))

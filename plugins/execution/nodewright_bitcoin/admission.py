@@ -27,6 +27,7 @@ from nodewright.interfaces.common import Admission, Admitted, BlockRef, Refused
 from nodewright.interfaces.storage import UtxoOutput, UtxoTransaction
 from nodewright_bitcoin import plain
 from nodewright_bitcoin.checks import (
+    NOT_OLD_ENOUGH,
     Terms,
     check_alone,
     check_claims,
@@ -37,9 +38,10 @@ from nodewright_bitcoin.checks import (
     refusal,
 )
 from nodewright_bitcoin.columns import Batch, Parsed, output_at, parse_batch
+from nodewright_bitcoin.relative import Locks, RelativeLock, asked_of_blocks, relative_locks, told, unmet
 from nodewright_bitcoin.rules import Era, RuleError, era_at, era_flags
 from nodewright_bitcoin.scripts import SLOW, ScriptTask, verify_batch
-from nodewright_bitcoin.state import Reservation
+from nodewright_bitcoin.state import LockedReservation, Reservation
 
 if TYPE_CHECKING:
     from nodewright_bitcoin.engine import BitcoinEngine
@@ -86,6 +88,7 @@ class Admitter:
                 await self._refill(offers, height)
             await self._name_missing(offers)
             rules = engine.rules_at(height)
+            aged = height < engine.parameters.genesis_height
             applied = engine.applied_block
             if applied is not None and engine.rules_at(applied.height + 1) != rules:
                 for offer in offers:
@@ -93,7 +96,7 @@ class Admitter:
             plain.stage(offers, engine.state, height, rules)
             for offer in offers:
                 if offer.answer is None:
-                    self._stage(offer, height, rules)
+                    self._stage(offer, height, rules, aged)
         answers = iter(offers)
         return [item if isinstance(item, Refused) else self._answer(next(answers)) for item in batch.items]
 
@@ -287,8 +290,9 @@ class Admitter:
             data = {"missing": missing or list(dict.fromkeys(spent[:32] for spent in lost))}
             offer.answer = Refused("missing-inputs", message, "missing", tx.txid, data)
 
-    def _stage(self, offer: Offer, height: int, rules: int) -> None:
-        """Conflicts, and the reservation itself. No await in here."""
+    def _stage(self, offer: Offer, height: int, rules: int, aged: bool) -> None:
+        """Conflicts, and the reservation itself; where the outputs' age matters (``aged``: before Genesis), that too: only
+        under the lock it is certain which are mined. No await in here."""
         if offer.answer is not None or offer.terms is None:
             return
         state = self.engine.state
@@ -326,8 +330,29 @@ class Admitter:
             return
         effect = UtxoTransaction(txid, tx.spends, tx.outputs)
         rules = state.bare_rules.get(txid, rules)  # of one that the store holds, those that it passed
-        state.add(Reservation(effect, terms.fee, len(tx.raw), height, terms.min_height, terms.min_time, held, rules))
+        reserved = Reservation(effect, terms.fee, len(tx.raw), height, terms.min_height, terms.min_time, held, rules)
+        if (aged or (held and asked_of_blocks(rules))) and (locks := relative_locks(tx.transaction())):
+            lock = self._unmet(offer, locks) if not held else None
+            if lock is not None:
+                offer.answer = refusal(RuleError(NOT_OLD_ENOUGH, told(lock)), txid)
+                return
+            if asked_of_blocks(rules):
+                bounds = (terms.min_height, terms.min_time, held, rules, locks)
+                reserved = LockedReservation(effect, terms.fee, len(tx.raw), height, *bounds)
+        state.add(reserved)
         offer.answer = Admitted(txid, tx.raw, terms.fee, known=held)
+
+    def _unmet(self, offer: Offer, locks: Locks) -> RelativeLock | None:
+        """For the next block: what is unmined will be in it at the earliest. Relayed before Genesis only where met, also
+        before blocks were asked for it."""
+        engine = self.engine
+        assert engine.applied_block is not None
+        made_at = {
+            outpoint: output.height
+            for outpoint, output in zip(offer.tx.spends, offer.spent, strict=True)
+            if output is not None and outpoint[:32] not in engine.state.unmined
+        }
+        return unmet(locks, made_at, engine.applied_block, engine.times)
 
 
 def _again(txid: bytes) -> Refused:

@@ -11,6 +11,8 @@ Invariants:
 - A block's known transactions are neither read from nor written to the store: its bundles are marked.
 - An output's age decides by which script rules it is spent, so what the store holds from before an upgrade's height and a
   block after it orders is created anew with that block, and all that descends from it.
+- Before Genesis, where relative lock times count from the block that made an output, the store has the height of that very
+  block for all that blocks made: what it holds under another height is created anew in the same way.
 - ``revert`` makes a block's transactions reservations again, and takes out its coinbase with what descends from it.
 """
 
@@ -43,8 +45,9 @@ from nodewright_bitcoin.bundles import Bundles, Checked, Known
 from nodewright_bitcoin.columns import output_count
 from nodewright_bitcoin.discarding import Sifted, sift
 from nodewright_bitcoin.encoding import sha256d
+from nodewright_bitcoin.relative import Locks, told, unmet
 from nodewright_bitcoin.rules import RuleError
-from nodewright_bitcoin.state import Reservation, descendants_first, outpoint
+from nodewright_bitcoin.state import LockedReservation, Reservation, descendants_first, outpoint
 from nodewright_bitcoin.undo import Undo
 
 if TYPE_CHECKING:
@@ -104,7 +107,8 @@ class Stop(Exception):
 @define
 class Walk:
     """One pass over a block's transactions in order. ``held`` names, by identity, the bundles all of whose transactions
-    are reserved: under the engine's lock they stay so."""
+    are reserved: under the engine's lock they stay so. ``locked`` are the relative lock times by transaction, ``made_at``
+    the heights of the outputs that they are about, where a block before this one made them."""
 
     request: ExecutionRequest
     height: int
@@ -117,6 +121,8 @@ class Walk:
     spent: dict[bytes, bytes] = field(factory=dict)
     losers: dict[bytes, bytes] = field(factory=dict)
     evicted: dict[bytes, bytes] = field(factory=dict)
+    locked: dict[bytes, Locks] = field(factory=dict)
+    made_at: dict[bytes, int] = field(factory=dict)
     discarded: dict[bytes, tuple[str, str]] = field(factory=dict)
     retry: dict[bytes, str] = field(factory=dict)
     missing: list[bytes] = field(factory=list)
@@ -226,12 +232,20 @@ class Blocks:
             for point, output in zip(points, await store.get_outputs(points), strict=True):
                 if output is not None:
                     stored[point] = output.spender and output.spender[:32]
-        return Walk(request, height, lock_time(request.context), set(keys) - mined, mined, stored, held)
+        walk = Walk(request, height, lock_time(request.context), set(keys) - mined, mined, stored, held)
+        for part in parts:
+            if part.checked.locked:
+                walk.locked.update(part.checked.locked)
+        if walk.locked:
+            walk.made_at = await self.engine.made_at(chain.from_iterable(walk.locked.values()))
+        return walk
 
     def _regular(self, walk: Walk, checked: Checked) -> bool:
         """All reserved, in order, in time, and untouched by what came before in the block: no look at each is needed."""
         unmined = self.engine.state.unmined
         if not checked.ordered or walk.height < checked.min_height or walk.lock_time < checked.min_time:
+            return False
+        if checked.locked:
             return False
         if id(checked) not in walk.held or (walk.inside and not walk.inside.isdisjoint(checked.keys)):
             return False
@@ -295,6 +309,10 @@ class Blocks:
             if spender in walk.inside or spender not in state.unmined:
                 message = f"{spender[::-1].hex()} spent an input before it"
                 return RuleError("bad-txns-inputs-missingorspent", message)
+        if walk.locked and key in walk.locked:
+            lock = unmet(walk.locked[key], walk.made_at, walk.request.parent, self.engine.times)
+            if lock is not None:
+                return RuleError("bad-txns-nonfinal" if rejects else "too-early", told(lock))
         return None
 
     async def _take(self, walk: Walk, fact: Known) -> None:
@@ -420,11 +438,16 @@ class Blocks:
     async def _aged(
         self, keys: list[bytes], height: int, lost: Mapping[bytes, UtxoTransaction]
     ) -> dict[bytes, UtxoTransaction]:
-        """Of these, what the store has under a height of other rules, with its descendants that are stored and stay."""
+        """Of these, what the store has under a height of other rules, or before Genesis under any other, with its
+        descendants that are stored and stay."""
         state, rules = self.engine.state, self.engine.rules_at(height)
-        if not state.judged_by.keys() - {rules} and not state.bare:
-            return {}
         roots = []
+        if height < self.engine.parameters.genesis_height:
+            held = [key for key in keys if state.is_stored(key)]
+            outputs = await self.engine.store.get_outputs([outpoint(key, 0) for key in held]) if held else ()
+            roots = [key for key, output in zip(held, outputs, strict=True) if output is None or output.height != height]
+        elif not state.judged_by.keys() - {rules} and not state.bare:
+            return {}
         for key in keys:
             reserved = state.get(key)
             judged = reserved.rules if reserved is not None else state.bare_rules.get(key, rules)
@@ -486,18 +509,12 @@ class Blocks:
 
     def _reserve_again(self, key: bytes, fact: Known | None, height: int) -> None:
         state = self.engine.state
+        rules = self.engine.rules_at(height)
         if fact is None:
-            state.add_bare([key], self.engine.rules_at(height))
+            state.add_bare([key], rules)
+            return
+        bounds = (fact.min_height, fact.min_time, True, rules)
+        if fact.locks:
+            state.add(LockedReservation(fact.effect, fact.fee, fact.size, height, *bounds, fact.locks))
         else:
-            state.add(
-                Reservation(
-                    fact.effect,
-                    fact.fee,
-                    fact.size,
-                    height,
-                    fact.min_height,
-                    fact.min_time,
-                    stored=True,
-                    rules=self.engine.rules_at(height),
-                )
-            )
+            state.add(Reservation(fact.effect, fact.fee, fact.size, height, *bounds))

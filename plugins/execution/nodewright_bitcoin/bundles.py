@@ -3,8 +3,8 @@
 Invariants:
 - A verdict depends on the bundle, its bodies and the rules of the next block's era, never on reservations: a reserved
   transaction is only one whose body need not be seen again, if it was judged by those very rules. Whether outputs are
-  still unspent is not asked here: that depends on the block, and ``blocks`` asks it. So a remembered verdict survives
-  commits and reverts.
+  still unspent, and old enough, is not asked here: that depends on the block, and ``blocks`` asks it. So a remembered
+  verdict survives commits and reverts.
 - A remembered bundle has every transaction's effect, fee and size; a block of remembered bundles needs no body.
 - What is remembered is bounded in transactions and can be had again by validating again.
 """
@@ -22,6 +22,7 @@ from nodewright.interfaces.execution import BundleIncomplete, BundleInvalid, Bun
 from nodewright.interfaces.storage import UtxoOutput, UtxoTransaction
 from nodewright_bitcoin.checks import check_alone, check_spent
 from nodewright_bitcoin.columns import Batch, Parsed, output_at, parse_batch
+from nodewright_bitcoin.relative import Locks, asked_of_blocks, relative_locks
 from nodewright_bitcoin.rules import RuleError, era_at, era_flags
 from nodewright_bitcoin.scripts import ScriptTask, verify_batch
 from nodewright_bitcoin.state import Reservation
@@ -45,6 +46,15 @@ class Fact:
     min_time: int
     rules: int
 
+    @property
+    def locks(self) -> Locks:
+        return ()
+
+
+@define
+class LockedFact(Fact):
+    locks: Locks = ()
+
 
 Known = Fact | Reservation
 
@@ -52,7 +62,8 @@ Known = Fact | Reservation
 @define
 class Checked:
     """A valid bundle. ``facts`` in its order; ``outer`` are the parents of its transactions that are not in it;
-    ``ordered`` is whether each stands behind its parents in it; ``rules`` the script rules it was judged by."""
+    ``ordered`` is whether each stands behind its parents in it; ``rules`` the script rules it was judged by; ``locked`` the
+    relative lock times that these ask for, by transaction: whether they are met depends on the block."""
 
     ids: bytes
     keys: list[bytes]
@@ -69,6 +80,7 @@ class Checked:
     # reserved or in a block, and leaves the blocks in a reorganisation alone.
     waits: set[bytes] = field(factory=set)
     waits_at: int = -1
+    locked: dict[bytes, Locks] = field(factory=dict)
 
 
 def checked_of(ids: bytes, facts: list[Known], rules: int) -> Checked:
@@ -84,6 +96,7 @@ def checked_of(ids: bytes, facts: list[Known], rules: int) -> Checked:
             for spent in effect.spends:
                 if spent[:32] in inner and place[spent[:32]] >= index:
                     ordered = False
+    locked = {fact.effect.txid: fact.locks for fact in facts if fact.locks} if asked_of_blocks(rules) else {}
     return Checked(
         ids,
         keys,
@@ -95,6 +108,7 @@ def checked_of(ids: bytes, facts: list[Known], rules: int) -> Checked:
         max([fact.min_height for fact in facts], default=0),
         max([fact.min_time for fact in facts], default=0),
         rules,
+        locked=locked,
     )
 
 
@@ -200,12 +214,16 @@ class Bundles:
         tasks: list[ScriptTask] = []
         owners: list[int] = []
         rules = int(era_flags(height, engine.parameters))
+        aged = asked_of_blocks(rules)
         for index, tx, outputs in zip(unknown, txs, spent, strict=True):
             terms = check_spent(tx, outputs, height, engine.parameters)
             if isinstance(terms, RuleError):
                 return BundleInvalid(terms.code, terms.message, index)
             effect = UtxoTransaction(tx.txid, tx.spends, tx.outputs)
-            facts[index] = Fact(effect, terms.fee, len(tx.raw), terms.min_height, terms.min_time, rules)
+            fact = Fact(effect, terms.fee, len(tx.raw), terms.min_height, terms.min_time, rules)
+            if aged and (locks := relative_locks(tx.transaction())):
+                fact = LockedFact(effect, fact.fee, fact.size, fact.min_height, fact.min_time, rules, locks)
+            facts[index] = fact
             passed = (tx.txid, rules) in engine.verified or engine.state.bare_rules.get(tx.txid) == rules
             if not passed:
                 tasks.append(ScriptTask(tx, outputs))

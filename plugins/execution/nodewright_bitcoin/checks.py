@@ -20,8 +20,9 @@ from nodewright_bitcoin.script.checker import LOCKTIME_THRESHOLD
 from nodewright_bitcoin.script.opcodes import is_push_only
 from nodewright_bitcoin.scripts import spent_outputs
 
+NOT_OLD_ENOUGH = "non-BIP68-final"
 _RELAYED_VERSIONS = (b"\x01\x00\x00\x00", b"\x02\x00\x00\x00")
-POLICY_CODES = frozenset(("bad-txns-nonfinal", "bad-txns-premature-spend-of-coinbase"))
+POLICY_CODES = frozenset(("bad-txns-nonfinal", "bad-txns-premature-spend-of-coinbase", NOT_OLD_ENOUGH))
 
 
 @define

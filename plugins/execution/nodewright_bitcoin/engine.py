@@ -25,6 +25,7 @@ from nodewright.interfaces.execution import (
     BundleInvalid,
     BundleVerdict,
     Candidate,
+    ChainTimes,
     ExecutionRequest,
     ExecutionResult,
     Invalid,
@@ -44,6 +45,7 @@ from nodewright_bitcoin.columns import Parsed, parse_batch
 from nodewright_bitcoin.encoding import sha256d
 from nodewright_bitcoin.network import ChainParameters
 from nodewright_bitcoin.policy import Policy
+from nodewright_bitcoin.relative import RelativeLock, unmet
 from nodewright_bitcoin.rules import COIN, era_flags
 from nodewright_bitcoin.scripts import VerifiedCache
 from nodewright_bitcoin.staged import staged_outputs
@@ -87,6 +89,7 @@ class BitcoinEngine:
         self.generation = 0
         self._moved = trio.Event()
         self.applied_block: BlockRef | None = None
+        self.times: ChainTimes | None = None
         self._admitter = Admitter(self)
         self._bundles = Bundles(self)
         self._blocks = Blocks(self, self._bundles)
@@ -100,6 +103,36 @@ class BitcoinEngine:
         if self.applied_block is None:
             return []
         return self.state.judged_otherwise(self.rules_at(self.applied_block.height + 1))
+
+    def use_times(self, times: ChainTimes) -> None:
+        """See ``interfaces.execution.Timed``."""
+        self.times = times
+
+    async def unripe(self) -> Sequence[bytes]:
+        async with self.lock:
+            if self.applied_block is None or not self.state.timed:
+                return []
+            return list(await self._blocks.family(await self._unripe(self.state.timed, self.applied_block)))
+
+    async def _unripe(self, txids: Iterable[bytes], parent: BlockRef) -> set[bytes]:
+        """Of these reservations, those that the block after ``parent`` may not hold for their own sake."""
+        found = [one for one in map(self.state.get, txids) if one is not None]
+        made_at = await self.made_at([lock for one in found for lock in one.locks])
+        height, times = parent.height + 1, self.times
+        median = times.median_time_past(parent, parent.height) if times is not None else None
+        return {
+            one.effect.txid
+            for one in found
+            if one.min_height > height
+            or (median is not None and one.min_time > median)
+            or (one.locks and unmet(one.locks, made_at, parent, times) is not None)
+        }
+
+    async def made_at(self, locks: Iterable[RelativeLock]) -> dict[bytes, int]:
+        """The heights of the blocks that made the outputs which these are about; those of unmined ones are not in it."""
+        points = [lock.outpoint for lock in locks if lock.outpoint[:32] not in self.state.unmined]
+        outputs = await self.store.get_outputs(points) if points else ()
+        return {point: output.height for point, output in zip(points, outputs, strict=True) if output is not None}
 
     async def load(self) -> None:
         """Where the store stands, and which transactions it holds unmined (bare until the pool admits them again)."""
@@ -220,7 +253,9 @@ class BitcoinEngine:
         candidates = parents_first(state, candidates)
         ready = [reservations.get(candidate.id) for candidate in candidates]
         fits = len(candidates) <= limits.max_count and sum([one.size for one in candidates]) <= limits.max_bytes
-        if fits and all([one is not None and one.min_height <= parent.height + 1 for one in ready]):
+        timed = state.timed.intersection([one.id for one in candidates]) if state.timed else None
+        unripe = await self._unripe(timed, parent) if timed else ()
+        if fits and not unripe and all([one is not None for one in ready]):
             return Selection(list(candidates), {}, [])
         chosen: list[Candidate] = []
         deferred: list[Candidate] = []
@@ -236,7 +271,7 @@ class BitcoinEngine:
                 waits = True
             else:
                 full = len(chosen) >= limits.max_count or size + candidate.size > limits.max_bytes
-                waits = full or reserved.min_height > parent.height + 1
+                waits = full or candidate.id in unripe
                 if waiting and not waits:
                     waits = any(spent[:32] in waiting for spent in reserved.effect.spends)
             if waits:

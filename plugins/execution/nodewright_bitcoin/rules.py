@@ -21,9 +21,6 @@ from attrs import frozen
 from nodewright_bitcoin.network import ChainParameters
 from nodewright_bitcoin.script.checker import (
     LOCKTIME_THRESHOLD,
-    SEQUENCE_DISABLE_FLAG,
-    SEQUENCE_MASK,
-    SEQUENCE_TYPE_FLAG,
     TransactionSignatureChecker,
 )
 from nodewright_bitcoin.script.errors import ScriptError
@@ -40,7 +37,6 @@ MAX_TRANSACTION_BYTES_BEFORE_GENESIS: Final = 1_000_000
 MAX_TRANSACTION_SIGOPS: Final = 20_000
 MIN_COINBASE_SCRIPT_BYTES: Final = 2
 MAX_COINBASE_SCRIPT_BYTES: Final = 100
-SEQUENCE_TIME_SHIFT: Final = 9
 INITIAL_SUBSIDY: Final = 50 * COIN
 
 
@@ -226,30 +222,6 @@ def check_final(tx: Transaction, height: int, time: int) -> RuleError | None:
     if is_final(tx, height, time):
         return None
     return RuleError("bad-txns-nonfinal", f"the lock time {tx.locktime} has not passed")
-
-
-def check_relative_locks(
-    tx: Transaction,
-    created: Sequence[tuple[int, int]],
-    height: int,
-    median_time: int,
-    parameters: ChainParameters,
-) -> RuleError | None:
-    """BIP68, which Genesis ended. ``created`` has for each input the height of the output spent and the median time of the
-    block before that one; ``median_time`` is that of the block before ``height``."""
-    if not parameters.csv_height <= height < parameters.genesis_height or tx.version & 0xFFFFFFFF < 2:
-        return None
-    for index, (spent, (created_height, created_time)) in enumerate(zip(tx.inputs, created, strict=True)):
-        if spent.sequence & SEQUENCE_DISABLE_FLAG:
-            continue
-        distance = spent.sequence & SEQUENCE_MASK
-        if spent.sequence & SEQUENCE_TYPE_FLAG:
-            met = created_time + (distance << SEQUENCE_TIME_SHIFT) <= median_time
-        else:
-            met = created_height + distance <= height
-        if not met:
-            return RuleError("non-BIP68-final", f"input {index} must wait longer")
-    return None
 
 
 def script_failure(error: ScriptError, index: int, mandatory: bool = True) -> RuleError:

@@ -11,6 +11,7 @@ Invariants:
 - ``judged_by`` counts the reservations that are not bare by the script rules they were judged by.
 - ``staged`` has the ids of the reservations that the store does not hold yet.
 - ``departed`` grows whenever an id leaves ``unmined``: while it stands, what was reserved still is.
+- ``timed`` has the ids of those that are bound to a height, a time or the age of what they spend: no other waits.
 - ``spenders`` maps every outpoint spent by a reservation that is not bare to its id. No outpoint has two.
 - No method awaits: a caller never sees half a change.
 
@@ -29,6 +30,7 @@ from nodewright.interfaces.execution import Candidate
 from nodewright.interfaces.storage import UtxoTransaction
 from nodewright.storage.prefix import in_parts, take_all, take_first
 from nodewright_bitcoin.columns import output_count
+from nodewright_bitcoin.relative import Locks
 
 VOUT = [index.to_bytes(4, "little") for index in range(256)]
 
@@ -52,6 +54,16 @@ class Reservation:
     stored: bool = False
     rules: int = 0
 
+    @property
+    def locks(self) -> Locks:
+        """Relative lock times that blocks of its ``rules`` are asked for. Nearly none has any, so that only the few pay."""
+        return ()
+
+
+@define
+class LockedReservation(Reservation):
+    locks: Locks = ()
+
 
 class Reservations:
     def __init__(self) -> None:
@@ -61,6 +73,7 @@ class Reservations:
         self.bare_rules: dict[bytes, int] = {}
         self.judged_by: dict[int, int] = {}
         self.staged: set[bytes] = set()
+        self.timed: set[bytes] = set()
         self.departed = 0
 
     def __contains__(self, txid: bytes) -> bool:
@@ -78,13 +91,16 @@ class Reservations:
         self.unmined[txid] = reservation
         if not reservation.stored:
             self.staged.add(txid)
+        if reservation.min_height or reservation.min_time or type(reservation) is LockedReservation:
+            self.timed.add(txid)
         rules = reservation.rules
         self.judged_by[rules] = self.judged_by.get(rules, 0) + 1
         for spent in effect.spends:
             self.spenders[spent] = txid
 
     def add_fresh(self, reservations: Sequence[Reservation]) -> None:
-        """As ``add`` for each, where none is reserved and no outpoint is spent yet: one pass per column."""
+        """As ``add`` for each, where none is reserved or bound to a time, and no outpoint is spent yet: one pass per
+        column."""
         txids = [one.effect.txid for one in reservations]
         self.unmined.update(zip(txids, reservations, strict=True))
         self.staged.update([one.effect.txid for one in reservations if not one.stored])
@@ -110,6 +126,7 @@ class Reservations:
 
     def _uncount(self, txid: bytes, reservation: Reservation | None) -> None:
         self.staged.discard(txid)
+        self.timed.discard(txid)
         if reservation is None:
             self.bare -= 1
             del self.bare_rules[txid]
@@ -145,6 +162,8 @@ class Reservations:
         self.departed += 1
         if self.staged:
             self.staged.difference_update(txids)
+        if self.timed:
+            self.timed.difference_update(txids)
         if self.bare:
             for txid in txids:
                 if self.bare_rules.pop(txid, None) is not None:

@@ -26,7 +26,6 @@ from nodewright_bitcoin.rules import (
     check_coinbase,
     check_final,
     check_inputs,
-    check_relative_locks,
     check_scripts,
     check_transaction,
     era_at,
@@ -151,20 +150,6 @@ def test_lock_times() -> None:
     assert code(check_final(by_time, 10**6, 1_500_000_000)) == "bad-txns-nonfinal"
     assert check_final(by_time, 0, 1_500_000_001) is None
     assert is_final(transaction(locktime=100), 1, 0)  # every sequence is final
-
-
-def test_relative_lock_times() -> None:
-    def check(sequence: int, height: int, median_time: int, version: int = 2) -> str | None:
-        tx = transaction(inputs=(TxInput(bytes(36), b"", sequence),), version=version)
-        return code(check_relative_locks(tx, [(500_000, 1_000_000)], height, median_time, MAINNET))
-
-    assert check(10, 500_009, 0) == "non-BIP68-final"
-    assert check(10, 500_010, 0) is None
-    assert check(10, 500_009, 0, version=1) is None
-    assert check(10 | 1 << 31, 500_000, 0) is None
-    assert check(2 | 1 << 22, 500_000, 1_000_000 + 1023) == "non-BIP68-final"
-    assert check(2 | 1 << 22, 500_000, 1_000_000 + 1024) is None
-    assert check(0xFFFF, MAINNET.genesis_height, 0) is None  # Genesis ended them
 
 
 def test_scripts_and_their_reject_reasons() -> None:
