@@ -20,7 +20,7 @@ CURVE_ED25519: Final = 0
 CURVE_SECP256K1: Final = 1
 CURVE_NAMES: Final = ("ed25519", "secp256k1_ecdsa")
 MAX_KEYS: Final = 32
-_KEY_BYTES: Final = (32, 65)
+KEY_BYTES: Final = (32, 65)
 _ORDER: Final = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 
 Key = tuple[int, bytes]  # curve, key
@@ -107,7 +107,7 @@ def _read_key(reader: Reader) -> Key:
     curve = reader.uleb()
     if curve > CURVE_SECP256K1:
         raise Malformed(f"public keys of kind {curve} are not known here")
-    return curve, reader.exactly(_KEY_BYTES[curve])
+    return curve, reader.exactly(KEY_BYTES[curve])
 
 
 def _read_signature(reader: Reader, curve: int) -> bytes:

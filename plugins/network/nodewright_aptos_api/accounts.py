@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from starlette.requests import Request
 from starlette.responses import Response
 
-from nodewright_aptos import abi
+from nodewright_aptos import abi, bcs
 from nodewright_aptos.addresses import address_text
 from nodewright_aptos.bcs import Malformed
 from nodewright_aptos.queries import AccountView
 from nodewright_aptos.statekeys import MAX_STATE_KEY_BYTES, resource_of
 from nodewright_aptos.typetags import StructTag, parse_struct
 from nodewright_aptos_api.config import AptosApiConfig
+from nodewright_aptos_api.document import json_part
 from nodewright_aptos_api.errors import account_not_found, invalid, not_found
 from nodewright_aptos_api.reads import Ledger, address_of, limit_of, parse_number, read_address, whole_number
 
@@ -121,40 +119,26 @@ class Accounts:
     async def table_item(self, request: Request) -> Response:
         """``{"key_type", "value_type", "key"}``: an item of a table, of types that are known here."""
         handle, at = read_address(request.path_params["handle"]), await self._ledger.at(request)
-        document = await json_object(request)
-        try:
-            key_type, value_type = str(document["key_type"]), str(document["value_type"])
-            key = abi.json_argument(key_type, document["key"])
-            codec = abi.codec(value_type)
-        except KeyError as error:
-            raise invalid(f"missing field {error}") from None
-        except Malformed as error:
-            raise invalid(str(error)) from None
+        document = await json_part(request)
+        key_type, value_type = document.field("key_type"), document.field("value_type")
+        item, named = document.field("key"), key_type.text()
+        key_type.parsed(abi.codec)
+        key = item.read(lambda value: abi.json_argument(named, value))
+        codec = value_type.parsed(abi.codec)
         short = len(key) <= MAX_STATE_KEY_BYTES - len(handle)
         value = await self._ledger.ask("table_item", handle=handle, key=key, **at) if short else None
         if value is None:
             version = at.get("version", (await self._ledger.state()).version)
             raise not_found(
                 "table_item_not_found",
-                f"Table Item not found by Table handle({address_text(handle)}), Table key({str(document['key'])[:200]}) "
+                f"Table Item not found by Table handle({address_text(handle)}), Table key({str(item.value)[:200]}) "
                 f"and Ledger version({version})",
             )
         try:
-            shown = codec.to_json(abi.decode_argument(value_type, value))
+            shown = codec.to_json(bcs.whole(value, codec.read))
         except Malformed as error:
-            raise invalid(f"the item is no {value_type}: {error}") from None
+            raise value_type.wrong(f"the item is no {value_type.value}: {error}") from None
         return await self._ledger.answer(shown)
-
-
-async def json_object(request: Request) -> dict[str, Any]:
-    try:
-        document = json.loads(await request.body())
-        json.dumps(document, ensure_ascii=False).encode()  # half a surrogate pair is no text
-    except (ValueError, RecursionError) as error:
-        raise invalid(f"the body is not JSON: {str(error)[:200]}") from None
-    if not isinstance(document, dict):
-        raise invalid("the body is no JSON object")
-    return document
 
 
 def _struct(text: str) -> StructTag:

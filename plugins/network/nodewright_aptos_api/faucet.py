@@ -32,8 +32,8 @@ from nodewright_aptos.bcs import Malformed
 from nodewright_aptos.genesis import chain_id_of, local_faucet_seed
 from nodewright_aptos.queries import AccountView
 from nodewright_aptos.records import TransactionRow
-from nodewright_aptos_api.accounts import json_object
 from nodewright_aptos_api.config import FaucetConfig
+from nodewright_aptos_api.document import json_object
 from nodewright_aptos_api.errors import ApiError, invalid, refusal
 from nodewright_aptos_api.reads import parse_number
 from nodewright_aptos_api.service import application

@@ -18,8 +18,8 @@ from starlette.responses import Response, StreamingResponse
 from nodewright.services.pulse import Pulse
 from nodewright_aptos.bcs import Malformed
 from nodewright_aptos.queries import ViewFailed
-from nodewright_aptos_api.accounts import json_object
 from nodewright_aptos_api.config import AptosApiConfig
+from nodewright_aptos_api.document import content_type, json_object
 from nodewright_aptos_api.errors import ApiError, invalid, not_found, transaction_not_found
 from nodewright_aptos_api.reads import Ledger, headers_of, parse_number, whole_number, yes
 from nodewright_aptos_api.views import Json, hexadecimal
@@ -103,7 +103,7 @@ class Reading:
     async def view(self, request: Request) -> Response:
         at = await self._ledger.at(request)
         call: dict[str, Any]
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() == VIEW_BCS:
+        if content_type(request) == VIEW_BCS:
             call = {"payload": await request.body()}
         else:
             document = await json_object(request)

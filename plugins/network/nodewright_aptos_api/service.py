@@ -22,6 +22,7 @@ from nodewright_aptos_api.config import AptosApiConfig
 from nodewright_aptos_api.errors import ApiError
 from nodewright_aptos_api.reading import Reading
 from nodewright_aptos_api.reads import OLDEST, Ledger, headers_of, whole_number
+from nodewright_aptos_api.requests import Requests
 from nodewright_aptos_api.submit import Submissions
 from nodewright_aptos_api.views import Views
 
@@ -73,7 +74,7 @@ class AptosApi(HttpService[AptosApiConfig]):
         functions = getattr(node.execution, "functions", None) or installed_functions()
         ledger = Ledger(node, Views(functions), self._config.page_size)
         accounts = Accounts(ledger, self._config)
-        submissions = Submissions(ledger, self._config, self._environment)
+        submissions = Submissions(ledger, Requests(functions), self._config, self._environment)
         reading = Reading(ledger, self._config, pulse)
 
         async def index(request: Request) -> Response:
@@ -125,6 +126,7 @@ class AptosApi(HttpService[AptosApiConfig]):
             "/v1/transactions": submissions.submit,
             "/v1/transactions/batch": submissions.batch,
             "/v1/transactions/simulate": submissions.simulate,
+            "/v1/transactions/encode_submission": submissions.encode,
             "/v1/view": reading.view,
             "/v1/tables/{handle}/item": accounts.table_item,
         }

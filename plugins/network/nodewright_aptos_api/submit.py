@@ -1,4 +1,4 @@
-"""Transactions into the node: ``POST /v1/transactions``, ``/batch`` and ``/simulate``.
+"""Transactions into the node, in BCS or JSON: ``POST /v1/transactions``, ``/batch``, ``/simulate``, ``/encode_submission``.
 
 A 202 is answered once the transaction is in the pool's synced journal. From then on its hash can be asked for until it is
 committed, rejected or expired, and for some time after that (``reading``).
@@ -20,44 +20,49 @@ from nodewright_aptos.prologue import STATUS_CODES
 from nodewright_aptos.queries import Simulated
 from nodewright_aptos.transactions import UserTransaction, decode_transaction, read_signed
 from nodewright_aptos_api.config import AptosApiConfig
+from nodewright_aptos_api.document import JSON, content_type, json_part
 from nodewright_aptos_api.errors import ApiError, invalid, refusal
 from nodewright_aptos_api.reads import Ledger
+from nodewright_aptos_api.requests import MAX_REQUEST_BYTES, Requests
+from nodewright_aptos_api.views import hexadecimal
 
 SIGNED_BCS: Final = "application/x.aptos.signed_transaction+bcs"
 
 
-def _is_bcs(request: Request, type: str = SIGNED_BCS) -> bool:
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower() == type
-
-
-def _wants_bcs(request: Request) -> None:
-    if not _is_bcs(request):
-        raise ApiError(
-            415,
-            "web_framework_error",
-            f"send the signed transaction in BCS, as Content-Type: {SIGNED_BCS}; transactions in JSON are not taken",
-        )
-
-
 class Submissions:
-    def __init__(self, ledger: Ledger, config: AptosApiConfig, environment: Environment) -> None:
+    def __init__(self, ledger: Ledger, requests: Requests, config: AptosApiConfig, environment: Environment) -> None:
         self._ledger = ledger
+        self._requests = requests
         self._pool = ledger.node.pool
         self._config = config
         self._environment = environment
 
-    async def submit(self, request: Request) -> Response:
+    async def _signed(self, request: Request) -> bytes:
+        """One SignedTransaction in BCS, as it was sent or as JSON says it."""
+        if content_type(request) == JSON:
+            return self._requests.signed(await json_part(request, MAX_REQUEST_BYTES), await self._chain_id())
         _wants_bcs(request)
-        raw = await request.body()
+        return await request.body()
+
+    async def _chain_id(self) -> int:
+        return (await self._ledger.state()).chain_id
+
+    async def submit(self, request: Request) -> Response:
+        raw = await self._signed(request)
         (answer,) = await self._pool.submit([raw], _source(request))
         if isinstance(answer, Refused):
             raise refusal(answer)
         return await self._ledger.answer(self._ledger.views.pending(raw), 202)
 
     async def batch(self, request: Request) -> Response:
-        """vec<SignedTransaction>: 202 where all were taken, 206 with those that were not."""
-        _wants_bcs(request)
-        raws = self._split(await request.body())
+        """Of signed transactions: 202 where all were taken, 206 with those that were not. One that cannot be read is a 400
+        for all of them."""
+        if content_type(request) == JSON:
+            listed, chain_id = (await json_part(request)).items(self._config.max_batch), await self._chain_id()
+            raws = [self._requests.signed(one, chain_id) for one in listed]
+        else:
+            _wants_bcs(request)
+            raws = self._split(await request.body())
         failures: list[dict[str, Any]] = []
         for place, answer in enumerate(await self._pool.submit(raws, _source(request))):
             if isinstance(answer, Refused):
@@ -65,6 +70,7 @@ class Submissions:
         return await self._ledger.answer({"transaction_failures": failures}, 206 if failures else 202)
 
     def _split(self, body: bytes) -> list[bytes]:
+        """vec<SignedTransaction>."""
         reader, raws = Reader(body), []
         try:
             for _ in range(reader.length(self._config.max_batch)):
@@ -74,11 +80,17 @@ class Submissions:
             raise invalid(f"Failed to deserialize input into vec<SignedTransaction>: {error}") from None
         return raws
 
+    async def encode(self, request: Request) -> Response:
+        """The signing message of a transaction without a signature."""
+        if content_type(request) != JSON:
+            raise ApiError(415, "web_framework_error", f"send the transaction as Content-Type: {JSON}")
+        part = await json_part(request, MAX_REQUEST_BYTES)
+        return await self._ledger.answer(hexadecimal(self._requests.message(part, await self._chain_id())))
+
     async def simulate(self, request: Request) -> Response:
         """What the transaction would do now. Signatures must not be good ones: who holds a transaction that could be
         submitted has no need to show it around."""
-        _wants_bcs(request)
-        raw = await request.body()
+        raw = await self._signed(request)
         try:
             transaction = decode_transaction(raw)
         except Malformed as error:
@@ -107,6 +119,11 @@ class Submissions:
             "prioritized_gas_estimate": least,
         }
         return await self._ledger.answer(estimate)
+
+
+def _wants_bcs(request: Request) -> None:
+    if content_type(request) != SIGNED_BCS:
+        raise ApiError(415, "web_framework_error", f"send transactions as Content-Type: {SIGNED_BCS} or {JSON}")
 
 
 def _looks_signed(transaction: UserTransaction) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nodewright_aptos import abi
@@ -54,7 +54,6 @@ def test_what_is_written_in_json_is_read_again(data: st.DataObject, type: str) -
     assert abi.json_argument(type, abi.codec(type).to_json(value)) == written
 
 
-@settings(max_examples=300)
 @given(TYPES, JSON)
 def test_any_json_is_a_value_of_a_type_or_malformed(type: str, document: Any) -> None:
     try:

@@ -94,7 +94,7 @@ def test_refusals_have_their_numbers(client: Any, wallet: Any) -> None:
     assert number(carol.transfer(0, stranger.address, 1, call=script)) == 12
     assert client.submit(b"garbage", 400)["error_code"] == "invalid_input"
     assert client.submit(b"\0" * 70_000, 413)["error_code"] == "invalid_input"
-    wrong = client.http.post("/transactions", json={"sender": carol.text})
+    wrong = client.http.post("/transactions", content=b"text", headers={"Content-Type": "text/plain"})
     assert wrong.status_code == 415 and "application/x.aptos.signed_transaction+bcs" in wrong.json()["message"]
 
     good, bad = carol.transfer(0, stranger.address, 1), carol.transfer(1, stranger.address, 1, bad_signature=True)
