@@ -60,9 +60,12 @@ class Setting:
 class Signers:
     """The rows of a batch's signers, accounts and keys, as a state has them; the caller may change them. ``free``: what an
     account may spend, by its row; ``nonces``: the last one of a key with full access. Who spends and uses them there need
-    not write the rows."""
+    not write the rows. ``ran``: transactions that this state has paid for and that may be reserved still, since their
+    blocks are not committed."""
 
-    def __init__(self, stakes: Stakes) -> None:
+    def __init__(self, stakes: Stakes, ran: Sequence[Collection[bytes]] = ()) -> None:
+        self._ran = ran
+        self._paid: dict[str, int] | None = None
         self.free: dict[bytes, int] = {}
         self.nonces: dict[Slot, int] = {}
         self._rows: dict[bytes, bytes | None] = {}
@@ -102,6 +105,19 @@ class Signers:
             return None
         nonce = self.nonces.get(slot)
         return decode_access_key(raw) if nonce is None else AccessKey(nonce)
+
+    def owed(self, signer: str, reserved: Reservations) -> int:
+        """What its reservations will cost on top of this state. The first call that finds any looks through what ran."""
+        owed = reserved.owed.get(signer, 0)
+        if not owed or not self._ran:
+            return owed
+        if self._paid is None:
+            self._paid = {}
+            for id in set[bytes]().union(*self._ran):
+                held = reserved.by_id.get(id)
+                if held is not None:
+                    self._paid[held.signed.signer] = self._paid.get(held.signed.signer, 0) + held.cost
+        return owed - self._paid.get(signer, 0)
 
     def charged(self, signed: SignedTransaction, account: Account, key: AccessKey) -> None:
         self._put(signed.row, account.encode())
@@ -193,7 +209,7 @@ class Admitter:
         """Against the state and what is reserved; reserves. ``shard``: the signer's."""
         transaction, reserved = signed.transaction, self.reservations
         account, key = signers.account(signed.row), signers.key(signed.slot)
-        owed = reserved.owed.get(signed.signer, 0)
+        owed = signers.owed(signed.signer, reserved)
         try:
             cost = transaction_cost(self.parameters, transaction, setting.gas_price)
             if account is not None and owed:

@@ -187,7 +187,7 @@ class NearEngine:
             kept = self.shards.get(shard)
             view = None if kept is None else kept.view_near(head.id)
             if view is not None:
-                signers[shard] = Signers(admitter.stakes)
+                signers[shard] = Signers(admitter.stakes, view.ran())
                 await signers[shard].read(view, mine)
         price = TransferPrice.of(self.rules.parameters, self.gas_price)
         setting = Setting(self.gas_price, price, head.height + 1, self._closed())

@@ -326,6 +326,10 @@ class View:
         if applied != self._base and all(version.ref != applied for version in self._chain):
             raise Stale
 
+    def ran(self) -> list[frozenset[bytes]]:
+        """The transactions of the blocks from this one down to the applied one, which is left out."""
+        return [version.ids for version in self._chain]
+
     def node(self, path: bytes, digest: bytes) -> bytes:
         for version in self._chain:
             raw = version.nodes.get(path)

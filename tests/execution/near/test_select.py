@@ -1,12 +1,13 @@
-"""Candidates for a chunk are looked at part by part: what is refused in one part makes room for the next."""
+"""Candidates for a chunk are looked at part by part: what is refused in one part makes room for the next. What has run is
+not owed any more."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from nodewright.interfaces.common import Admitted
-from nodewright.interfaces.execution import Candidate, Limits
+from nodewright.interfaces.common import Admitted, Refused
+from nodewright.interfaces.execution import Candidate, Limits, Outcome
 from nodewright_near import admission
 from nodewright_near.primitives import base58, unbase58
 from nodewright_near.transactions import Transfer
@@ -46,6 +47,26 @@ async def test_one_signers_nonces_go_on_from_part_to_part(world: World, monkeypa
     w.engine.reservations.in_order = False
     found = await w.engine.select(w.head, [*order, *order[:1]], Limits(3, 1 << 20))
     assert list(found.chosen) == good[:3]
+
+
+async def test_what_has_run_is_not_owed_again(world: World) -> None:
+    """Blocks run before they are committed: what the head's state has paid for is not taken off the balance once more."""
+    w = await world({"alice.near": 10 * NEAR, "bob.near": NEAR}).open()
+    first = w.sign("alice.near", "bob.near", Transfer(6 * NEAR))
+    await w.admitted(first)
+    together = w.sign("alice.near", "bob.near", Transfer(5 * NEAR))
+    (answer,) = await w.admit(together)
+    assert isinstance(answer, Refused) and answer.code == "NotEnoughBalance"
+    (request,) = w.requests([first])
+    ran = await w.engine.execute(request)
+    assert isinstance(ran, Outcome)
+    second = w.sign("alice.near", "bob.near", Transfer(3 * NEAR))
+    third = w.sign("alice.near", "bob.near", Transfer(NEAR))
+    answers = list(await w.engine.admit([second.raw, third.raw], request.block, 0))
+    assert isinstance(answers[0], Admitted), answers[0]
+    assert isinstance(answers[1], Refused) and answers[1].code == "NotEnoughBalance", "3 of the 4 that are left are owed"
+    await w.engine.commit(request.block)
+    assert w.engine.reservations.by_id.keys() == {second.id}
 
 
 def test_base58_keeps_what_it_is_given() -> None:
