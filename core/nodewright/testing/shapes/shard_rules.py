@@ -188,10 +188,11 @@ def _collect(
     strict = request.invalid_transaction == "reject_block"
     txs: dict[bytes, Transfer] = {}
     discarded: dict[bytes, tuple[str, str]] = {}
+    bare = [bundle for bundle in request.bundles if bundle.bodies is None]
+    if bare:
+        return Incomplete([bundle.id_at(index) for bundle in bare for index in range(len(bundle))])
     for bundle in request.bundles:
-        if bundle.bodies is None:
-            return Incomplete([bundle.id_at(index) for index in range(len(bundle))])
-        for index, raw in enumerate(bundle.bodies):
+        for index, raw in enumerate(bundle.bodies or ()):
             id, problem, tx = bundle.id_at(index), None, None
             try:
                 tx = parse(raw)

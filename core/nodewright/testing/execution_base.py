@@ -1,0 +1,436 @@
+"""What the ``execution`` kit stands on: the world that its tests open instances in, blocks, and what an author gives.
+
+Invariants
+- ``World.agreed`` has the outcome of every block that any instance of a test executed; every later execution of it, on any
+  instance, after whatever else, is held to that one in all that is agreed data. So each test is one of purity too.
+- A machine's disks outlive the instances opened on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import asdict, define, evolve, field, frozen
+
+from nodewright.interfaces.common import Admission, Admitted, BlockContext, BlockRef, Bundle, BundleRef, Parcel
+from nodewright.interfaces.execution import (
+    Execution,
+    ExecutionRequest,
+    ExecutionResult,
+    Incomplete,
+    Invalid,
+    InvalidTransaction,
+    Outcome,
+    Reverted,
+)
+from nodewright.kernels.signatures import NativeVerifier
+from nodewright.plugins.specs import BLOB, EXECUTION, KEY_VALUE, UTXO, VERIFIER, Dependencies, ExecutionSpec
+from nodewright.storage.blob_adapter import open_blobs
+from nodewright.storage.utxo_adapter import open_utxo
+from nodewright.testing.execution_disk import Disk, DiskStore, Gate, GatedEnvironment
+from nodewright.testing.power import Power, PowerCut
+
+GENESIS = BlockRef(0, sha256(b"the genesis block of the execution kit").digest())
+GENESIS_TIME = 1_700_000_000  # Unix seconds, as context times and admissions have them
+LONGEST_CHAIN = 4
+
+
+@frozen
+class Sample:
+    """A transaction as the author's generator made it: its id, its canonical bytes, and the shard that orders it."""
+
+    id: bytes
+    raw: bytes
+    shard: int = 0
+
+
+@frozen
+class Block:
+    """``bundles`` of samples in order. ``salt`` tells apart blocks that are otherwise the same."""
+
+    parent: BlockRef
+    bundles: tuple[tuple[Sample, ...], ...] = ()
+    policy: InvalidTransaction = "discard"
+    salt: bytes = b""
+
+    @property
+    def ref(self) -> BlockRef:
+        made = b"".join(sample.id for bundle in self.bundles for sample in bundle) + bytes(map(len, self.bundles))
+        told = self.parent.id + self.policy.encode() + made + self.salt
+        return BlockRef(self.parent.height + 1, sha256(told).digest())
+
+    @property
+    def samples(self) -> list[Sample]:
+        return [sample for bundle in self.bundles for sample in bundle]
+
+    def after(self, *bundles: Sequence[Sample], policy: InvalidTransaction = "discard", salt: bytes = b"") -> Block:
+        """A child of this one."""
+        return Block(self.ref, tuple(map(tuple, bundles)), policy, salt)
+
+
+def first(*bundles: Sequence[Sample], policy: InvalidTransaction = "discard", salt: bytes = b"") -> Block:
+    """A child of the genesis block."""
+    return Block(GENESIS, tuple(map(tuple, bundles)), policy, salt)
+
+
+def bundle_of(samples: Sequence[Sample], bodies: bool = True, shard: int = 0) -> Bundle:
+    ids = b"".join(sample.id for sample in samples)
+    ref = BundleRef(sha256(b"bundle" + ids).digest(), len(samples), sum(len(sample.raw) for sample in samples), shard)
+    return Bundle(ref, ids, [sample.raw for sample in samples] if bodies else None)
+
+
+def agreed(outcome: Outcome) -> Outcome:
+    """What of it is the same on every node."""
+    return evolve(outcome, evicted={}, witness=None)
+
+
+def difference(one: Outcome, other: Outcome) -> str:
+    """The fields in which they differ, but those that are each node's own."""
+    left, right = asdict(agreed(one), recurse=False), asdict(agreed(other), recurse=False)
+    return "; ".join(f"{name} {shown(left[name])} and {shown(right[name])}" for name in left if left[name] != right[name])
+
+
+def shown(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value[:6].hex()
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{shown(key)}: {shown(one)}" for key, one in value.items()) + "}"
+    return str(value)[:200]
+
+
+@define
+class Node:
+    """A running instance. ``held`` are ids that it may have reserved."""
+
+    world: World
+    name: str
+    execution: Execution
+    gate: Gate
+    held: dict[bytes, None] = field(factory=dict)
+
+    async def head(self) -> BlockRef:
+        applied = await self.execution.applied(0)
+        assert applied is not None, "applied() is None after genesis"
+        return applied
+
+    async def admit(self, *samples: Sample, confirm: bool = True) -> list[Admission]:
+        head = await self.head()
+        time = GENESIS_TIME + head.height
+        answers = await self.execution.admit([sample.raw for sample in samples], head, time)
+        assert len(answers) == len(samples), "admit gives one answer for each transaction"
+        taken = [answer.id for answer in answers if isinstance(answer, Admitted)]
+        self.held.update(dict.fromkeys(taken))
+        if confirm and taken:
+            await self.execution.confirm(taken)
+        return answers
+
+    async def request(
+        self, block: Block, shard: int = 0, bodies: bool = True, record_witness: bool = False
+    ) -> ExecutionRequest:
+        """One shard's share of the block, on what is agreed of its parent."""
+        world, ref = self.world, block.ref
+        context = evolve(world.kit.context(ref, block.parent), parent_commitment=world.commitment(block.parent, shard))
+        if ref.id not in world.prologues:
+            world.prologues[ref.id] = (await self.execution.prologue(context)).raw
+        lots = [[sample for sample in bundle if sample.shard == shard] for bundle in block.bundles]
+        bundles = [bundle_of(lot, bodies, shard) for lot in lots if lot]
+        return ExecutionRequest(
+            block.parent,
+            ref,
+            context,
+            bundles,
+            world.prologues[ref.id],
+            world.parcels(block.parent, shard),
+            shard,
+            record_witness,
+            block.policy,
+        )
+
+    async def execute(self, block: Block, shard: int = 0, **changes: Any) -> ExecutionResult:
+        return await self.execution.execute(await self.request(block, shard, **changes))
+
+    async def run(self, block: Block) -> list[Outcome]:
+        """Every shard; the outcomes, held to those that were had of this block before."""
+        outcomes = []
+        for shard in range(self.world.kit.shards):
+            outcome = await self.execute(block, shard)
+            assert isinstance(outcome, Outcome), f"{block.ref} was to have an outcome: {outcome}"
+            outcomes.append(self.world.agree(block, shard, outcome))
+        return outcomes
+
+    async def commit(self, block: Block) -> dict[bytes, bytes]:
+        """Every shard; what commit tells of late evictions."""
+        late: dict[bytes, bytes] = {}
+        for shard in range(self.world.kit.shards):
+            late.update(await self.execution.commit(block.ref, shard) or {})
+        return late
+
+    async def accept(self, *blocks: Block) -> list[Outcome]:
+        """Execute and commit each; the last one's outcomes."""
+        outcomes: list[Outcome] = []
+        for block in blocks:
+            outcomes = await self.run(block)
+            await self.commit(block)
+            assert await self.head() == block.ref, "a committed block is the applied one"
+        return outcomes
+
+    async def revert(self, block: Block) -> Reverted:
+        """Of shard 0: no sharded execution that can be undone is known, and what order its shards went in is not said."""
+        reverted = await self.execution.revert(block.ref)
+        self.held.update(dict.fromkeys(id for id, _ in reverted.transactions))
+        return reverted
+
+    async def rest(self) -> None:
+        """Nothing is reserved any more."""
+        if self.held:
+            await self.execution.release(list(self.held))
+            self.held.clear()
+
+    async def state(self) -> Any:
+        """At rest, in comparable form."""
+        await self.rest()
+        return await self.world.kit.state(self.execution)
+
+    async def checked(self, block: Block) -> None:
+        """At rest the state is that which an instance had after this block before."""
+        state = await self.state()
+        known = self.world.states.setdefault(block.ref.id, state)
+        assert state == known, f"the state after {block.ref} is not the one that another way to it gave"
+
+
+@define
+class World:
+    """Machines by name, and what is agreed."""
+
+    kit: ExecutionKit
+    folder: Path
+    disks: dict[str, dict[str, Disk]] = field(factory=dict)
+    outcomes: dict[tuple[bytes, int], Outcome] = field(factory=dict)
+    states: dict[bytes, Any] = field(factory=dict)
+    prologues: dict[bytes, bytes] = field(factory=dict)
+    start: bytes | None = None
+
+    def agree(self, block: Block, shard: int, outcome: Outcome) -> Outcome:
+        key = block.ref.id, shard
+        assert outcome.block == block.ref, "an outcome names its block"
+        known = self.outcomes.setdefault(key, agreed(outcome))
+        assert agreed(outcome) == known, (
+            f"{block.ref} had another outcome before, and outcomes depend on (parent, request) alone: "
+            f"{difference(outcome, known)}"
+        )
+        return outcome
+
+    def commitment(self, block: BlockRef, shard: int) -> bytes | None:
+        if block == self.kit.genesis_block:
+            if self.start is None or "sharded" not in self.kit.capabilities:
+                return self.start
+            return self.start[32 * shard : 32 * shard + 32]
+        known = self.outcomes.get((block.id, shard))
+        return known.commitment if known is not None else None
+
+    def parcels(self, block: BlockRef, shard: int) -> list[Parcel]:
+        """What the shards sent to this one in a block, as the consensus would deliver it in the next."""
+        found = []
+        for source in range(self.kit.shards):
+            outcome = self.outcomes.get((block.id, source))
+            if outcome is not None and shard in outcome.outgoing:
+                parcel = outcome.outgoing[shard]
+                found.append(evolve(parcel, block=block, commitment=outcome.commitment or b""))
+        return found
+
+    @asynccontextmanager
+    async def bare(self, name: str = "a", power: Power | None = None) -> AsyncIterator[Node]:
+        """An instance on a machine, as it opens: a new one has no genesis yet."""
+        kit, folder = self.kit, self.folder / name
+        folder.mkdir(exist_ok=True, parents=True)
+        gate = Gate(power or Power())
+        environment = GatedEnvironment(0, name, folder)
+        environment.gate = gate
+        async with alone(), AsyncExitStack() as stack:
+            dependencies = Dependencies(genesis=kit.genesis)
+            disks = self.disks.setdefault(name, {})
+            for requirement in kit.spec.requires:
+                slot = requirement.slot
+                if requirement.contract == VERIFIER:
+                    dependencies[slot] = NativeVerifier()
+                    continue
+                if requirement.contract not in (KEY_VALUE, UTXO, BLOB):
+                    assert requirement.optional, f"the kit has nothing for {slot}: override open_execution"
+                    continue
+                store = DiskStore(disks.setdefault(slot, Disk()), gate)
+                dependencies[slot] = store
+                if requirement.contract == UTXO:
+                    opened: AbstractAsyncContextManager[Any] = open_utxo(store, environment.for_slot(slot))
+                    dependencies[slot] = await stack.enter_async_context(opened)
+                elif requirement.contract == BLOB:
+                    opened = open_blobs(store, environment.for_slot(slot))
+                    dependencies[slot] = await stack.enter_async_context(opened)
+            execution = await stack.enter_async_context(kit.open_execution(dependencies, environment.for_slot("execution")))
+            yield Node(self, name, execution, gate)
+
+    @asynccontextmanager
+    async def node(self, name: str = "a", power: Power | None = None) -> AsyncIterator[Node]:
+        """As ``bare``, with the genesis state installed."""
+        async with self.bare(name, power) as node:
+            start = await node.execution.genesis(self.kit.genesis, self.kit.genesis_block)
+            assert self.start in (None, start), "the genesis commitment differs between two instances"
+            self.start = start
+            yield node
+
+    def crash(self, name: str, keep: int = 0) -> None:
+        for disk in self.disks.get(name, {}).values():
+            disk.crash(keep % (len(disk.unsynced) + 1))
+
+
+class ExecutionKit:
+    """What an author gives; see ``nodewright.testing.execution``."""
+
+    spec: ExecutionSpec
+    config: Any = None  # of the spec's class; None: its defaults
+    genesis: Mapping[str, Any]
+    genesis_block: BlockRef = GENESIS
+    shards: int = 1
+    policies: Sequence[InvalidTransaction] = ("discard", "reject_block")
+    purses: int = 12
+    waits: bool = True  # a transaction of a chain cannot run before those in front of it
+    late_sync: bool = False  # commits are synced later: a power cut may take the last ones, never the middle of one
+    examples: int = 12  # programs that Hypothesis tries
+    cuts: int = 12  # places in a story where the power goes, each before and after a write
+    scale: int = 1  # of both
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        return self.spec.provides - {EXECUTION}
+
+    def open_execution(self, dependencies: Dependencies, environment: Any) -> AbstractAsyncContextManager[Execution]:
+        """Open an instance on these components. Called again with the same stores after a restart or a crash."""
+        config = self.spec.config() if self.config is None else self.config
+        return self.spec.open(config, dependencies, environment)
+
+    def chain(self, purse: int, variant: int, length: int) -> Sequence[Sample]:
+        """Valid transactions of one purse (0 to ``purses`` - 1, each with money of its own in the genesis), the first of
+        which runs on the genesis state, and each later one after the one before it. Of the first transactions of two
+        variants (0, 1) of a purse only one can run. The same arguments give the same transactions; a longer chain
+        (``LONGEST_CHAIN`` at most) begins with the shorter."""
+        raise TypeError(f"{type(self).__name__} makes no transactions: give it a chain(purse, variant, length)")
+
+    def invalid(self, purse: int) -> Sample:
+        """A transaction that can be parsed and breaks a rule for good, whatever the state: signed by the wrong key,
+        say. ``purse`` may help to make different ones."""
+        raise TypeError(f"{type(self).__name__} makes no invalid transactions: give it an invalid(purse)")
+
+    async def state(self, execution: Execution) -> Any:
+        """All that the applied block left that the generator's transactions can change, in comparable form: balances,
+        unspent outputs, a root. Blocks may be counted in it, reservations not."""
+        raise TypeError(f"{type(self).__name__} does not say how to read the state: give it a state(execution)")
+
+    def context(self, block: BlockRef, parent: BlockRef) -> BlockContext:
+        """What a consensus says of a block beside its transactions (the parent's commitment is put in by the kit)."""
+        return BlockContext(block.height, GENESIS_TIME + block.height)
+
+    # --- for the tests ---
+
+    def tx(self, purse: int, index: int = 0, variant: int = 0) -> Sample:
+        """``index``-th of a purse's chain; made once for a class."""
+        key = type(self), purse % self.purses, variant
+        if key not in _chains:
+            _chains[key] = list(self.chain(purse % self.purses, variant, LONGEST_CHAIN))
+        return _chains[key][index]
+
+    def pair(self, purse: int) -> tuple[Sample, Sample]:
+        """Only one of these can run."""
+        return self.tx(purse), self.tx(purse, variant=1)
+
+    def family(self, purse: int) -> tuple[Sample, Sample]:
+        """A parent and its child."""
+        return self.tx(purse), self.tx(purse, 1)
+
+    def world(self, folder: Path) -> World:
+        return World(self, folder)
+
+    def needs(self, capability: str) -> None:
+        if capability not in self.capabilities:
+            pytest.skip(f"no capability {capability}")
+
+    def needs_policy(self, policy: InvalidTransaction) -> None:
+        if policy not in self.policies:
+            pytest.skip(f"it is not made for consensuses that declare {policy}")
+
+    def needs_waiting(self) -> None:
+        if not self.waits:
+            pytest.skip("its transactions do not wait for each other")
+
+    @property
+    def policy(self) -> InvalidTransaction:
+        """Of blocks in which all is valid."""
+        return self.policies[0]
+
+
+_chains: dict[tuple[type, int, int], list[Sample]] = {}
+
+
+@asynccontextmanager
+async def alone() -> AsyncIterator[None]:
+    """An error that comes wrapped by the nurseries of what an execution has open is raised as it is."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        raise error from None
+
+
+async def until_cut(story: Callable[[], Awaitable[None]]) -> bool:
+    """Whether the power went before the story was over."""
+    try:
+        await story()
+    except PowerCut:
+        return True
+    except BaseExceptionGroup as group:
+        if group.split(PowerCut)[1] is not None:
+            raise
+        return True
+    return False
+
+
+def by_id(samples: Iterable[Sample]) -> dict[bytes, Sample]:
+    return {sample.id: sample for sample in samples}
+
+
+def check_accounted(block: Block, outcomes: Sequence[Outcome]) -> list[bytes]:
+    """Every transaction of the block is kept, discarded or to be retried, once; nothing else is told of. The kept ones."""
+    ids = by_id(block.samples)
+    discarded = [id for outcome in outcomes for id in outcome.discarded]
+    retry = [id for outcome in outcomes for id in outcome.retry]
+    assert len({*discarded, *retry}) == len(discarded) + len(retry), "a transaction is told of twice"
+    assert ids.keys() >= {*discarded, *retry}, "the outcome tells of a transaction that the block does not have"
+    for outcome in outcomes:
+        assert all(code and isinstance(told, str) for code, told in outcome.discarded.values()), "a discard has a code"
+    told = {*discarded, *retry}
+    kept = [id for id in ids if id not in told]
+    for outcome in outcomes:
+        assert outcome.evicted.keys().isdisjoint(kept), "a transaction that the block kept is told of as evicted by it"
+    return kept
+
+
+def merged(outcomes: Sequence[Outcome], name: str) -> dict[bytes, Any]:
+    """A mapping of the outcome, over all shards."""
+    return {id: told for outcome in outcomes for id, told in getattr(outcome, name).items()}
+
+
+def refusal(result: ExecutionResult) -> Invalid:
+    assert isinstance(result, Invalid), f"the block breaks a rule: {result}"
+    assert result.code and isinstance(result.message, str)
+    return result
+
+
+def missing_of(result: Any) -> set[bytes]:
+    assert isinstance(result, Incomplete), result
+    assert result.missing, "an Incomplete names what is missing"
+    return set(result.missing)
