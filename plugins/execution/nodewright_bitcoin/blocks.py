@@ -284,8 +284,6 @@ class Blocks:
             return RuleError("bad-txns-duplicate", "the transaction is in the block twice")
         if key in walk.mined:
             return RuleError("txn-already-mined", "an ancestor of the block holds the transaction")
-        if key in walk.evicted:
-            return RuleError("bad-txns-inputs-missingorspent", f"{walk.evicted[key][::-1].hex()} spends the same before it")
         if walk.height < fact.min_height or walk.lock_time < fact.min_time:
             code = "bad-txns-nonfinal" if rejects else "too-early"
             return RuleError(code, "its lock time or the coinbase that it spends does not allow it in this block")

@@ -47,10 +47,14 @@ class Sieve:
     async def run(self, bundles: Sequence[Bundle]) -> Sifted | BundleIncomplete:
         """Incomplete only where a bundle came without its bodies."""
         lots: list[tuple[Bundle, list[bytes]]] = []
+        missing: list[bytes] = []
         for bundle in bundles:
             if bundle.bodies is None or len(bundle.bodies) != len(bundle):
-                return BundleIncomplete([bundle.id_at(index) for index in range(len(bundle))])
-            lots.append((bundle, await self._read(bundle, bundle.bodies)))
+                missing += [bundle.id_at(index) for index in range(len(bundle))]
+            elif not missing:
+                lots.append((bundle, await self._read(bundle, bundle.bodies)))
+        if missing:
+            return BundleIncomplete(missing)
         mined = await self._mined()
         for key in self.parents:
             if key in mined:
