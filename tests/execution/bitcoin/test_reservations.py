@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from nodewright.interfaces.storage import UtxoTransaction
 from nodewright.storage import prefix
-from nodewright_bitcoin.state import Reservation, Reservations, outpoint
+from nodewright_bitcoin.relative import RelativeLock
+from nodewright_bitcoin.state import LockedReservation, Reservation, Reservations, outpoint
 
 OUTPUTS = b"\x02" + 2 * (bytes(8) + b"\x01\x51")
 NUMBERS = st.integers(0, 30)
@@ -33,11 +34,15 @@ class ReservationsMachine(RuleBasedStateMachine):
         self.departed = 0
 
     def make(self, number: int, rules: int, inputs: int, stored: bool) -> Reservation:
-        """Number n spends outpoints that no other number spends, the first of them the output of n - 1."""
+        """Number n spends outpoints that no other number spends, the first of them the output of n - 1. Some are bound to a
+        height, a time or an age."""
         spends = [outpoint(txid_of(number - 1), 0), *(outpoint(txid_of(1000 + number), at) for at in range(3))][:inputs]
-        return Reservation(
-            UtxoTransaction(txid_of(number), tuple(spends), OUTPUTS), number, 100, 1, stored=stored, rules=rules
-        )
+        effect = UtxoTransaction(txid_of(number), tuple(spends), OUTPUTS)
+        if number % 7 == 6:
+            return LockedReservation(
+                effect, number, 100, 1, 0, 0, stored, rules, (RelativeLock(outpoint(bytes(32), 0), 1, 0),)
+            )
+        return Reservation(effect, number, 100, 1, int(number % 7 == 4), int(number % 7 == 5), stored, rules)
 
     def put(self, one: Reservation) -> None:
         self.bare_rules.pop(one.effect.txid, None)
@@ -55,7 +60,7 @@ class ReservationsMachine(RuleBasedStateMachine):
         fresh = [
             self.make(number, rules, inputs if number % 3 else 1, stored)
             for number in numbers
-            if txid_of(number) not in self.model
+            if txid_of(number) not in self.model and number % 7 < 4
         ]
         self.state.add_fresh(fresh)
         for one in fresh:
@@ -98,6 +103,7 @@ class ReservationsMachine(RuleBasedStateMachine):
         state, held = self.state, [one for one in self.model.values() if one is not None]
         assert list(state.unmined.items()) == list(self.model.items())
         assert state.spenders == {spent: one.effect.txid for one in held for spent in one.effect.spends}
+        assert state.timed == {one.effect.txid for one in held if one.min_height or one.min_time or one.locks}
         assert state.staged == {one.effect.txid for one in held if not one.stored}
         assert state.bare == len(self.bare_rules) and state.bare_rules == self.bare_rules
         assert state.judged_by == dict(Counter(one.rules for one in held))

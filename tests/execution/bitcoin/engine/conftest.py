@@ -41,12 +41,17 @@ def genesis_coins() -> list[Coin]:
 
 
 def pay(
-    coins: Sequence[Coin], outputs: Sequence[tuple[int, int]], locktime: int = 0, sequence: int = 0xFFFFFFFF
+    coins: Sequence[Coin],
+    outputs: Sequence[tuple[int, int]],
+    locktime: int = 0,
+    sequence: int = 0xFFFFFFFF,
+    version: int = 1,
 ) -> Transaction:
     """Signed. ``outputs`` are (satoshis, owner)."""
     tx = build_transaction(
         [(txid, index, satoshis, SCRIPTS[owner]) for txid, index, satoshis, owner in coins],
         [(satoshis, SCRIPTS[owner]) for satoshis, owner in outputs],
+        version=version,
         locktime=locktime,
         sequence=sequence,
     )
