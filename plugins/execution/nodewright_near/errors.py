@@ -89,3 +89,31 @@ def sentence(value: ErrorValue) -> str:
     for name, inner in value.items():
         parts.append(f"{name}: {sentence(inner)}" if isinstance(inner, Mapping | str) else f"{name} {inner}")
     return ", ".join(parts)
+
+
+def value_of(text: str) -> ErrorValue | None:
+    """The value of a refused transaction that ``sentence`` told so; None where the text is not of its making."""
+    name, told, rest = text.partition(": ")
+    if not _is_name(name) or not name.isalpha():
+        return None
+    if not told:
+        return name
+    if _is_name(rest):
+        inner = value_of(rest)
+        return None if inner is None else {name: inner}
+    if rest.startswith(_FREE):  # of a caller's own making
+        return {name: {_FREE[:-2]: rest.removeprefix(_FREE)}}
+    fields: dict[str, Any] = {}
+    for part in rest.split(", "):
+        field, quoted, value = part.partition(": ")
+        if quoted:
+            fields[field] = value
+            continue
+        field, _, value = part.partition(" ")
+        if not (value.isascii() and value.isdecimal()):
+            return None
+        fields[field] = int(value)
+    return {name: fields}
+
+
+_FREE: Final = "method_name: "

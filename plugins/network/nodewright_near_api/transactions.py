@@ -6,13 +6,17 @@ runs out says how far the transaction is; nothing is taken back by it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import trio
 
+from nodewright.errors import Pruned
 from nodewright.interfaces.common import Admitted, Refused
+from nodewright.interfaces.execution import HEAD
 from nodewright_near.borsh import Malformed
+from nodewright_near.errors import value_of
 from nodewright_near.primitives import base58
 from nodewright_near.transactions import MAX_TRANSACTION_BYTES, SignedTransaction
 from nodewright_near_api import params as take
@@ -31,6 +35,8 @@ from nodewright_near_api.reads import ChainReads
 from nodewright_near_api.views import receipt_view
 
 POLL_SECONDS: Final = 0.5
+# What the pool puts before a refusal: when it came to it, and the refusal's name once more.
+_AFTER: Final = re.compile(r"^[a-z][a-z ]*: [A-Za-z]+: ")
 _UNTIL: Final = {
     "INCLUDED": "in no block yet",
     "EXECUTED_OPTIMISTIC": "not all of its receipts have run yet",
@@ -163,12 +169,12 @@ class TransactionMethods:
                 return await self._outcomes.document(fate, signed, receipts)
             waited = trio.current_time() - start
             if fate.level == NONE:
-                await self._give_up(id, waited, level)
+                await self._give_up(id, signed, waited)
             if waited >= self._config.wait_seconds:
                 raise self._timeout(id, fate, level)
             await self._reads.pulse.wait(min(POLL_SECONDS, self._config.wait_seconds - waited))
 
-    async def _give_up(self, id: bytes, waited: float, level: str) -> None:
+    async def _give_up(self, id: bytes, signed: SignedTransaction | None, waited: float) -> None:
         """Where it will come into no block, or nobody knows of it."""
         (status,) = await self._node.pool.status([id])
         if status is None:
@@ -179,9 +185,32 @@ class TransactionMethods:
         elif status.status == "expired":
             raise invalid_transaction("Expired")
         elif status.status == "rejected":
-            raise invalid_transaction(status.detail)
+            raise invalid_transaction(await self._reason(status.detail, signed))
         elif status.status == "replaced":
-            raise invalid_transaction(f"another transaction took its nonce: {status.detail}")
+            raise invalid_transaction(
+                await self._nonce_used(signed, f"another transaction took its nonce: {status.detail}")
+            )
+
+    async def _reason(self, detail: str, signed: SignedTransaction | None) -> Any:
+        """The error object of what the pool keeps as a sentence; the sentence where there is none."""
+        value = value_of(_AFTER.sub("", detail))
+        if value is not None:
+            return value
+        if detail.startswith("Expired: "):
+            return "Expired"
+        return await self._nonce_used(signed, detail) if "nonce was used" in detail else detail
+
+    async def _nonce_used(self, signed: SignedTransaction | None, sentence: str) -> Any:
+        if signed is None:
+            return sentence
+        body = signed.transaction
+        try:
+            key = await self._node.execution.query(
+                HEAD, "access_key", account_id=body.signer_id, public_key=body.public_key
+            )
+        except Pruned:  # of a shard that is not kept here
+            key = None
+        return {"InvalidNonce": {"tx_nonce": body.nonce, "ak_nonce": body.nonce if key is None else key.nonce}}
 
     def _timeout(self, id: bytes, fate: Fate, level: str) -> RpcError:
         stands = f"it is {fate.level}" if fate.level != NONE else "it waits in the pool"

@@ -14,6 +14,7 @@ from nodewright.interfaces.execution import Candidate, Limits
 from nodewright_near import transactions
 from nodewright_near.accounts import FULL_ACCESS, AccessKey, Account, FunctionCallPermission, access_key_key, account_key
 from nodewright_near.admission import Admitter, Setting, Signers, by_nonce, select
+from nodewright_near.errors import sentence, value_of
 from nodewright_near.fees import TransferPrice
 from nodewright_near.parameters import Parameters
 from nodewright_near.primitives import NO_HASH
@@ -125,3 +126,22 @@ def test_much_of_it_is_frequent():
     answers, *_, (selection, _) = came_to(sent, {}, (100, 10**6, 10**18), True)
     assert all(isinstance(one, Admitted) for one in answers) and len(selection.chosen) == 6
     assert [one.id for one in selection.chosen] == [one.id for one in answers]
+
+
+WORD = st.from_regex(r"[A-Z][A-Za-z]{0,12}", fullmatch=True)
+VALUES = st.text("abc019.:_-", min_size=1, max_size=20) | st.integers(0, 1 << 64)
+FIELDS = st.dictionaries(st.from_regex(r"[a-z_]{1,8}", fullmatch=True), VALUES, min_size=1, max_size=4)
+METHOD = st.fixed_dictionaries({"method_name": st.text(max_size=12)})
+ERRORS = st.recursive(
+    WORD | st.dictionaries(WORD, FIELDS | METHOD, min_size=1, max_size=1),
+    lambda inner: st.dictionaries(WORD, inner, min_size=1, max_size=1),
+    max_leaves=3,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(ERRORS, st.text(max_size=40))
+def test_what_an_error_is_told_as_says_what_it_was(value, text):
+    assert value_of(sentence(value)) == value
+    found = value_of(text)
+    assert found is None or sentence(found) == text or not text.isascii()

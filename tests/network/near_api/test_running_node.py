@@ -254,6 +254,34 @@ def test_many_transactions_in_one_request(client: Any, helpers: Any) -> None:
         assert status == 400 and text.startswith("malformed: "), body[:20]
 
 
+def test_what_is_refused_after_it_was_taken_in_has_its_object_too(client: Any) -> None:
+    """Two calls that a key's allowance has room for, but not together; and a nonce that a later one passes."""
+    key, limited = SigningKey.generate(), SigningKey.generate()
+    account, public = made(client, "late", key), b"\0" + bytes(limited.verify_key)
+    of = {"signer": account, "key": key}
+    permission = FunctionCallPermission(2 * 10**21, "sandbox", ())
+    nonce = client.query("view_access_key_list", account_id=account)["keys"][0]["access_key"]["nonce"]
+    client.send(client.sign(account, AddKey(public, AccessKey(0, permission)), nonce=nonce + 1, **of), "FINAL")
+    first = client.query("view_access_key", account_id=account, public_key=key_text(public))["nonce"]
+    call = FunctionCall("greet", b"", 10**13, 0)
+    calls = [client.sign("sandbox", call, signer=account, key=limited, nonce=first + 1 + at) for at in range(2)]
+    headers = {"content-type": "application/octet-stream"}
+    assert client.request("POST", "/txs", join([one.raw for one in calls]), headers)[0] == 200
+    asked = {"tx_hash": base58(calls[1].id), "sender_account_id": account}
+    error = client.error("tx", asked)[1]["data"]["TxExecutionError"]["InvalidTxError"]
+    fields = error["InvalidAccessKeyError"]["NotEnoughAllowance"]
+    assert fields["account_id"] == account and fields["public_key"] == key_text(public)
+    assert 0 < int(fields["allowance"]) < int(fields["cost"])
+    for at in range(4):
+        later, earlier = (client.sign("sandbox", Transfer(1), nonce=nonce + 9 * at + more, **of) for more in (9, 5))
+        client.send(later, "NONE")
+        _, answer = client.call("send_tx", {"signed_tx_base64": base64.b64encode(earlier.raw).decode()})
+        if "error" in answer:  # not where both came into one chunk
+            told = answer["error"]["data"]["TxExecutionError"]["InvalidTxError"]["InvalidNonce"]
+            assert told == {"tx_nonce": earlier.nonce, "ak_nonce": later.nonce}
+        assert "SuccessValue" in client.send(later)["status"]
+
+
 def test_a_failed_action_is_an_outcome(client: Any) -> None:
     answer = client.send(client.sign(NOBODY, Transfer(1)), "FINAL")
     expected = {"ActionError": {"index": 0, "kind": {"AccountDoesNotExist": {"account_id": NOBODY}}}}
