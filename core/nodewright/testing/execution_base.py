@@ -316,7 +316,7 @@ class ExecutionKit:
         """Valid transactions of one purse (0 to ``purses`` - 1, each with money of its own in the genesis), the first of
         which runs on the genesis state, and each later one after the one before it. Of the first transactions of two
         variants (0, 1) of a purse only one can run. The same arguments give the same transactions; a longer chain
-        (``LONGEST_CHAIN`` at most) begins with the shorter."""
+        (``LONGEST_CHAIN`` at most) begins with the shorter. With shards, each orders those of five purses at least."""
         raise TypeError(f"{type(self).__name__} makes no transactions: give it a chain(purse, variant, length)")
 
     def invalid(self, purse: int) -> Sample:

@@ -15,7 +15,9 @@ from nodewright.testing.shapes.shard_rules import shard_of
 from nodewright.testing.shapes.transfers import parse, transfer
 
 SPECS = {spec.name: spec for spec in plugin.register_execution()}
-OWNERS = [Key(f"owner {purse}") for purse in range(12)]
+PEOPLE = [Key(f"owner {number}") for number in range(40)]
+HERE, THERE = ([key for key in PEOPLE if shard_of(key.public, 2) == shard][:6] for shard in (0, 1))
+OWNERS = [key for pair in zip(HERE, THERE, strict=True) for key in pair]
 SHOP = Key("shop")
 PRICES = (7, 5)  # of the two variants
 COINS = {"execution": {"coins": [(owner.public.hex(), 1000) for owner in OWNERS]}}

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import trio
 from attrs import define, frozen
 
 from nodewright.errors import Pruned, StoreCorrupt, UnknownQuery
@@ -209,7 +210,8 @@ class Accounts:
         batch = WriteBatch()
         batch.put_many(ROWS, {key: account.encode() for key, account in layer.writes.items()})
         batch.put_many(META, {APPLIED: ref(block), COMMITMENT: commitment})
-        await self._store.commit(batch)
+        with trio.CancelScope(shield=True):  # memory follows what the store has, or a cancelled call would part them
+            await self._store.commit(batch)
         self._applied, self._commitment = block, commitment
         self._layers = descendants(self._layers, block.id)
         evicted = self.reservations.settle(layer.nonces)

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import trio
 from attrs import define, field, frozen
 
 from nodewright.errors import StoreCorrupt, UnknownQuery
@@ -352,7 +353,8 @@ class Coins:
             UNDO, block.id, ref(done.parent) + b"".join(_vector(v) for v in (change.spent, change.created, change.kept))
         )
         batch.put(META, APPLIED, ref(block))
-        await self._store.commit(batch)
+        with trio.CancelScope(shield=True):  # memory follows what the store has, or a cancelled call would part them
+            await self._store.commit(batch)
         self._applied = block
         self._executed.clear()
         evicted = self._losers(change.spenders)
@@ -382,7 +384,8 @@ class Coins:
         batch.delete_many(OUTPUTS, created)
         batch.delete(UNDO, block.id)
         batch.put(META, APPLIED, ref(parent))
-        await self._store.commit(batch)
+        with trio.CancelScope(shield=True):  # memory follows what the store has, or a cancelled call would part them
+            await self._store.commit(batch)
         self._applied = parent
         self._executed.clear()
         minted = {outpoint[:32]: None for outpoint in created if outpoint[:32] not in dict.fromkeys(kept)}

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import trio
 from attrs import define, evolve, field
 
 from nodewright.errors import Pruned, StoreCorrupt, UnknownQuery
@@ -235,7 +236,8 @@ class Shards:
             if value is not None:
                 batch.put(ROWS, u8(shard) + key, value)
         batch.put(META, u8(shard), ref(block) + done.outgoing)
-        await self._store.commit(batch)
+        with trio.CancelScope(shield=True):  # memory follows what the store has, or a cancelled call would part them
+            await self._store.commit(batch)
         state.applied = block
         state.blocks = {block.id: done, **descendants(state.blocks, block.id)}
         evicted = self.reservations.settle(done.effects.nonces)
