@@ -322,8 +322,11 @@ async def execute(
     ran = _finish(rules, request, collected, result, state, root)
     if isinstance(ran, Ran):
         ran.values, ran.nodes, ran.causes = changes, nodes, state.causes or {}
-        if request.record_witness:
-            ran.outcome = _with_witness(ran.outcome, recorder, view, state)
+        while request.record_witness and ran.outcome.witness is None:
+            try:
+                ran.outcome = _with_witness(ran.outcome, recorder, view, state)
+            except Missing as missing:  # it was at hand, in a cache that is smaller than what was loaded since
+                await view.fetch(missing.wanted)
     return ran
 
 

@@ -12,6 +12,7 @@ from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nodewright.caches import RowCache
 from nodewright.errors import ConfigurationError, Pruned, StoreCorrupt, UnknownQuery
 from nodewright.interfaces.common import Admitted, BlockRef, Bundle, BundleRef, Parcel, Refused
 from nodewright.interfaces.execution import (
@@ -76,6 +77,17 @@ async def test_a_witness_with_a_flipped_bit_is_refused(world: World, data: st.Da
     flipped = bytearray(raw)
     flipped[bit >> 3] ^= 1 << (bit & 7)
     assert isinstance(await w.engine.verify_witness(request, bytes(flipped)), Incomplete)
+
+
+async def test_a_witness_is_made_where_the_cache_is_smaller_than_what_it_shows(world: World) -> None:
+    """Nodes that were at hand go when others come into the cache: they are fetched again."""
+    names = [f"user{number:03d}.near" for number in range(200)]
+    w = await world(dict.fromkeys(names, 10 * NEAR)).open(behind_bytes=0)
+    w.engine.shards[0].nodes = RowCache(60_000)
+    for first in range(0, 160, 20):
+        sent = [w.sign(name, name, Transfer(1)) for name in names[first : first + 20]]
+        refused = [w.sign(name, name, Transfer(1), nonce=0) for name in names[160:]]
+        await w.block(*sent, *refused, witness=True)
 
 
 async def test_a_witness_that_lacks_or_adds_or_shows_another_state_is_refused(world: World) -> None:
