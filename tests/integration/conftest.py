@@ -200,7 +200,13 @@ class Node:
             open_blobs(stores["blobs"], self.environment("blobs")) as blobs,
         ):
             self.engine = BitcoinEngine(
-                utxo, NativeVerifier(), self.environment("execution"), PARAMETERS, Policy(), SCRIPTS[0], 1 << 20
+                utxo,
+                NativeVerifier(),
+                self.environment("execution"),
+                self.world.parameters,
+                Policy(),
+                SCRIPTS[0],
+                1 << 20,
             )
             await self.engine.load()
             async with Pool.open(
@@ -365,6 +371,7 @@ class World:
         self.nodes: dict[str, Node] = {}
         self.up: list[str] = []
         self.acknowledged: dict[bytes, tuple[Transaction, list[Node]]] = {}
+        self.parameters = PARAMETERS  # for nodes that start from now on
 
     async def node(self, name: str, **config: Any) -> Node:
         self.nodes[name] = Node(self, name, **config)
@@ -534,6 +541,8 @@ def money() -> Any:
         Admitted=Admitted,
         KEYS=KEYS,
         MATURITY=MATURITY,
+        OWNERS=OWNERS,
+        SCRIPTS=SCRIPTS,
         allocation=lambda: coinbase.allocation(DOCUMENT["execution"], PARAMETERS),
         coins_of=coins_of,
         genesis_coins=genesis_coins,
