@@ -5,8 +5,9 @@ State, after the block of the view (``head``, ``final``, or a ``block``), or aft
 ``account`` (address) -> AccountView | None; ``balance`` (address, asset: a coin's type or 0xa) -> octas; ``resource``
 (address, type) -> bytes | None; ``resources`` (address, after, limit) -> [(type, key, bytes)]; ``table_item`` (handle,
 key) -> bytes | None; ``view`` (payload: an EntryFunction in BCS, or function, type_arguments, arguments as JSON has them)
--> JSON values; ``simulate`` (raw) -> Simulated; ``state_proof`` (key: a state key) -> StateProof; ``module`` (address,
-name) and ``modules`` (address) -> ABI; ``ledger`` -> LedgerState; ``ledger_info`` -> LedgerInfo of the view's block.
+-> JSON values, with ``encoded`` each in BCS; ``simulate`` (raw) -> Simulated; ``state_proof`` (key: a state key) ->
+StateProof; ``module`` (address, name) and ``modules`` (address) -> ABI; ``ledger`` -> LedgerState; ``ledger_info`` ->
+LedgerInfo of the view's block.
 
 Ledger: ``transaction`` (hash, or version) -> TransactionRow | None; ``transactions`` (start, limit) -> rows;
 ``account_transactions`` (address, start: a sequence number, limit) -> rows; ``events`` (address, creation_number, start,
@@ -278,6 +279,7 @@ class Queries:
         function: str = "",
         type_arguments: Sequence[str] = (),
         arguments: Sequence[Any] = (),
+        encoded: bool = False,
     ) -> list[Any]:
         """Raises ViewFailed, Malformed."""
         if payload is not None:
@@ -303,7 +305,8 @@ class Queries:
             answers = await self._run(loaded, lambda: known.run(call_of))
         except Abort as abort:
             raise ViewFailed(f"{abort.reason}: {abort.description}", abort) from abort
-        return [abi.codec(type).to_json(one) for type, one in zip(known.returns, answers, strict=True)]
+        codecs = map(abi.codec, known.returns)
+        return [one.write(value) if encoded else one.to_json(value) for one, value in zip(codecs, answers, strict=True)]
 
     async def _simulate(self, held: Held, raw: bytes, time: int = 0) -> Simulated:
         """Signatures are not looked at; without an authenticator the account's own key is taken for the signer's."""

@@ -23,7 +23,6 @@ from nodewright_aptos_api.errors import ApiError, invalid
 T = TypeVar("T")
 MAX_BYTES: Final = 2 * 1024 * 1024
 MAX_DEPTH: Final = 32
-JSON: Final = "application/json"
 
 # A string that has no end takes all the rest, so that no byte is looked at twice.
 _STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from nodewright.interfaces.common import Refused
 from nodewright_aptos.addresses import address_text
+
+# In Aptos's order: in BCS a code is its place here.
+ERROR_CODES: Final = (
+    *("account_not_found", "resource_not_found", "module_not_found", "struct_field_not_found", "version_not_found"),
+    *("transaction_not_found", "table_item_not_found", "block_not_found", "state_value_not_found"),
+    *("version_pruned", "block_pruned", "invalid_input", "invalid_transaction_update", "sequence_number_too_old"),
+    *("vm_error", "health_check_failed", "mempool_is_full", "internal_error", "web_framework_error"),
+    *("bcs_not_supported", "api_disabled"),
+)
 
 
 class ApiError(Exception):

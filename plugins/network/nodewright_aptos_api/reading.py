@@ -18,11 +18,13 @@ from starlette.responses import Response, StreamingResponse
 from nodewright.services.pulse import Pulse
 from nodewright_aptos.bcs import Malformed
 from nodewright_aptos.queries import ViewFailed
+from nodewright_aptos.records import BlockRow
 from nodewright_aptos_api.config import AptosApiConfig
 from nodewright_aptos_api.document import content_type, json_object
 from nodewright_aptos_api.errors import ApiError, invalid, not_found, transaction_not_found
+from nodewright_aptos_api.forms import Form
 from nodewright_aptos_api.reads import Ledger, headers_of, parse_number, whole_number, yes
-from nodewright_aptos_api.views import Json, hexadecimal
+from nodewright_aptos_api.views import hexadecimal
 
 VIEW_BCS: Final = "application/x.aptos.view_function+bcs"
 STREAM_PAGE: Final = 25
@@ -40,7 +42,7 @@ class Reading:
     # --- transactions ------------------------------------------------------------------------------------------------
 
     async def by_hash(self, request: Request) -> Response:
-        return await self._ledger.answer(await self._find(_hash(request)))
+        return await self._ledger.answer(await self._find(self._ledger.form(request), _hash(request)))
 
     async def wait_by_hash(self, request: Request) -> Response:
         """As ``by_hash``, once the transaction is no longer pending or after ``wait_seconds``."""
@@ -48,7 +50,7 @@ class Reading:
         with trio.move_on_after(self._config.wait_seconds):
             while await self._pending(hash):
                 await self._pulse.wait(PULSE_SECONDS)
-        return await self._ledger.answer(await self._find(hash))
+        return await self._ledger.answer(await self._find(self._ledger.form(request), hash))
 
     async def _pending(self, hash: bytes) -> bool:
         if await self._ledger.by_hash(hash) is not None:
@@ -56,14 +58,14 @@ class Reading:
         (status,) = await self._ledger.node.pool.status([hash])
         return status is None or status.status in ("pending", "committed")
 
-    async def _find(self, hash: bytes) -> Json:
+    async def _find(self, form: Form, hash: bytes) -> Any:
         for _ in range(2):
             row = await self._ledger.by_hash(hash)
             if row is not None:
-                return await self._ledger.shown(row)
+                return form.committed(await self._ledger.committed(row))
             (raw,) = self._ledger.node.pool.bodies([hash])
             if raw is not None:
-                return self._ledger.views.pending(raw)
+                return form.pending(raw)
             # It left the pool between the two looks, or was never here.
         (status,) = await self._ledger.node.pool.status([hash])
         what = f"Transaction hash({hexadecimal(hash)})"
@@ -74,29 +76,33 @@ class Reading:
 
     async def by_version(self, request: Request) -> Response:
         version = parse_number(request.path_params["version"], "txn_version")
-        return await self._ledger.answer(await self._ledger.shown(await self._ledger.by_version(version)))
+        one = await self._ledger.committed(await self._ledger.by_version(version))
+        return await self._ledger.answer(self._ledger.form(request).committed(one))
 
     async def transactions(self, request: Request) -> Response:
         start, limit = whole_number(request, "start"), self._ledger.limit(request)
         if start is not None:
             await self._ledger.by_version(start)
         rows = await self._ledger.ask("transactions", start=start, limit=limit)
-        return await self._ledger.answer([await self._ledger.shown(row) for row in rows])
+        found = await self._ledger.all_committed(rows)
+        return await self._ledger.answer(self._ledger.form(request).transactions(found))
 
     # --- blocks ------------------------------------------------------------------------------------------------------
 
     async def block_by_height(self, request: Request) -> Response:
         height = parse_number(request.path_params["height"], "block_height")
         row = await self._ledger.ask("block", height=height)
-        shown = await self._ledger.block(row, f"Block height({height})", yes(request, "with_transactions"))
-        return await self._ledger.answer(shown)
+        return await self._block(request, row, f"Block height({height})")
 
     async def block_by_version(self, request: Request) -> Response:
         version = parse_number(request.path_params["version"], "version")
         await self._ledger.by_version(version)
         row = await self._ledger.ask("block", version=version)
-        shown = await self._ledger.block(row, f"Version({version})", yes(request, "with_transactions"))
-        return await self._ledger.answer(shown)
+        return await self._block(request, row, f"Version({version})")
+
+    async def _block(self, request: Request, row: BlockRow | None, what: str) -> Response:
+        form = self._ledger.form(request)
+        return await self._ledger.answer(await self._ledger.block(form, row, what, yes(request, "with_transactions")))
 
     # --- views -------------------------------------------------------------------------------------------------------
 
@@ -116,8 +122,10 @@ class Reading:
                 raise invalid("a view is {function, type_arguments, arguments}, the first a text, the others lists")
             if not isinstance(call["arguments"], list):
                 raise invalid("arguments must be a list")
+        form = self._ledger.form(request)
         try:
-            return await self._ledger.answer(await self._ledger.ask("view", **call, **at))
+            values = await self._ledger.ask("view", encoded=form.encoded, **call, **at)
+            return await self._ledger.answer(form.values(values))
         except Malformed as error:
             raise invalid(str(error)) from None
         except ViewFailed as error:
@@ -151,7 +159,8 @@ class Reading:
             while True:
                 rows = await self._ledger.ask("transactions", start=version, limit=STREAM_PAGE)
                 for row in rows:
-                    text = json.dumps(await self._ledger.shown(row), separators=(",", ":"))
+                    shown = self._ledger.views.committed(await self._ledger.committed(row))
+                    text = json.dumps(shown, separators=(",", ":"))
                     yield f"id: {row.version}\nevent: transaction\ndata: {text}\n\n".encode()
                     version, quiet = row.version + 1, trio.current_time()
                 if not rows:

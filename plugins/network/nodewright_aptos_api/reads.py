@@ -1,4 +1,4 @@
-"""What the handlers share: the committed ledger, and rows of it as JSON.
+"""What the handlers share: the committed ledger, and rows of it in the form that a client asks for.
 
 Every answer is of committed blocks alone: what is told cannot be undone, and who sees a transaction succeed reads its
 effects next.
@@ -6,6 +6,7 @@ effects next.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -19,10 +20,10 @@ from nodewright_aptos.addresses import parse_address
 from nodewright_aptos.bcs import Malformed
 from nodewright_aptos.queries import LedgerState, UnknownVersion
 from nodewright_aptos.records import BlockRow, TransactionRow
+from nodewright_aptos_api.encoded import Encoded
 from nodewright_aptos_api.errors import ApiError, invalid, not_found
-from nodewright_aptos_api.views import Json, Views
-
-OLDEST = "0"  # the ledger is never pruned: transactions and blocks are there from the first on, states for a while
+from nodewright_aptos_api.forms import BCS, Committed, Form, preferred
+from nodewright_aptos_api.views import OLDEST, Views
 
 
 def headers_of(ledger: LedgerState) -> dict[str, str]:
@@ -76,6 +77,11 @@ class Ledger:
         self.node = node
         self.views = views
         self.page_size = page_size
+        self._encoded = Encoded()
+
+    def form(self, request: Request) -> Form:
+        """What the answer is to be written in."""
+        return self._encoded if preferred(request.headers.get("accept", "")) == BCS else self.views
 
     async def ask(self, kind: str, **arguments: Any) -> Any:
         """Raises ApiError where the state is not held any more, or not there yet."""
@@ -90,8 +96,12 @@ class Ledger:
         state: LedgerState = await self.ask("ledger")
         return state
 
-    async def answer(self, content: Any, status: int = 200, **headers: str) -> Response:
-        return JSONResponse(content, status, headers_of(await self.state()) | headers)
+    async def answer(self, content: Any, status: int = 200, state: LedgerState | None = None, **headers: str) -> Response:
+        """``content`` as a form wrote it: bytes are BCS. ``state``: what the headers tell of, where it is not the last."""
+        all_headers = headers_of(state or await self.state()) | headers
+        if isinstance(content, bytes):
+            return Response(content, status, all_headers, BCS)
+        return JSONResponse(content, status, all_headers)
 
     async def at(self, request: Request) -> dict[str, int]:
         """``ledger_version`` as the argument of a query; nothing for the last one."""
@@ -103,17 +113,17 @@ class Ledger:
 
     # --- rows --------------------------------------------------------------------------------------------------------
 
-    async def shown(self, row: TransactionRow) -> Json:
-        return self.views.transaction(row, await self._accumulator(row))
-
-    async def _accumulator(self, row: TransactionRow) -> bytes:
-        """The root of the transaction accumulator that ends with this row."""
+    async def committed(self, row: TransactionRow) -> Committed:
+        """With the root of the transaction accumulator that ends with this row."""
         info, siblings = await self.ask("transaction_proof", version=row.version, ledger_version=row.version)
         root, place = hashing.digest(hashing.TRANSACTION_INFO, info), row.version
         for sibling in siblings:
             pair = sibling + root if place & 1 else root + sibling
             root, place = hashing.digest(hashing.TRANSACTION_ACCUMULATOR, pair), place >> 1
-        return root
+        return row, root
+
+    async def all_committed(self, rows: Sequence[TransactionRow]) -> list[Committed]:
+        return [await self.committed(row) for row in rows]
 
     async def by_version(self, version: int) -> TransactionRow:
         row: TransactionRow | None = await self.ask("transaction", version=version)
@@ -125,14 +135,13 @@ class Ledger:
         row: TransactionRow | None = await self.ask("transaction", hash=hash)
         return row
 
-    async def block(self, row: BlockRow | None, what: str, with_transactions: bool) -> Json:
+    async def block(self, form: Form, row: BlockRow | None, what: str, with_transactions: bool) -> Any:
         if row is None:
             raise not_found("block_not_found", f"Block not found by {what}")
         if not with_transactions:
-            return dict(self.views.block(row, None))
-        listed: list[Json] = []
+            return form.block(row, None)
+        listed: list[Committed] = []
         for start in range(row.first_version, row.version + 1, self.page_size):
             count = min(self.page_size, row.version + 1 - start)
-            for one in await self.ask("transactions", start=start, limit=count):
-                listed.append(await self.shown(one))
-        return dict(self.views.block(row, listed))
+            listed += await self.all_committed(await self.ask("transactions", start=start, limit=count))
+        return form.block(row, listed)

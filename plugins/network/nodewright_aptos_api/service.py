@@ -21,7 +21,7 @@ from nodewright_aptos_api.accounts import Accounts
 from nodewright_aptos_api.config import AptosApiConfig
 from nodewright_aptos_api.errors import ApiError
 from nodewright_aptos_api.reading import Reading
-from nodewright_aptos_api.reads import OLDEST, Ledger, headers_of, whole_number
+from nodewright_aptos_api.reads import Ledger, whole_number
 from nodewright_aptos_api.requests import Requests
 from nodewright_aptos_api.submit import Submissions
 from nodewright_aptos_api.views import Views
@@ -78,19 +78,9 @@ class AptosApi(HttpService[AptosApiConfig]):
         reading = Reading(ledger, self._config, pulse)
 
         async def index(request: Request) -> Response:
+            software = f"nodewright {node.info.get('version', '')}".strip()
             state = await ledger.state()
-            document = {
-                "chain_id": state.chain_id,
-                "epoch": str(state.epoch),
-                "ledger_version": str(state.version),
-                "oldest_ledger_version": OLDEST,
-                "ledger_timestamp": str(state.timestamp),
-                "node_role": "full_node",
-                "oldest_block_height": OLDEST,
-                "block_height": str(state.height),
-                "git_hash": f"nodewright {node.info.get('version', '')}".strip(),
-            }
-            return JSONResponse(document, headers=headers_of(state))
+            return await ledger.answer(ledger.form(request).index(state, software), state=state)
 
         async def healthy(request: Request) -> Response:
             """With ``duration_secs``: whether the ledger is no older than that."""
@@ -98,7 +88,7 @@ class AptosApi(HttpService[AptosApiConfig]):
             age = self._environment.now() - state.timestamp / 1e6
             if within is not None and age > within:
                 raise ApiError(503, "health_check_failed", f"the ledger is {age:.0f} s old, more than {within} s")
-            return JSONResponse({"message": "aptos-node:ok"}, headers=headers_of(state))
+            return await ledger.answer(ledger.form(request).healthy())
 
         gets: dict[str, Handler] = {
             "/v1": index,
@@ -129,6 +119,8 @@ class AptosApi(HttpService[AptosApiConfig]):
             "/v1/transactions/encode_submission": submissions.encode,
             "/v1/view": reading.view,
             "/v1/tables/{handle}/item": accounts.table_item,
+            "/v1/tables/{handle}/raw_item": accounts.raw_table_item,
+            "/v1/experimental/state_values/raw": accounts.raw_state_value,
         }
         routes = [Route(path, handler, methods=["GET"]) for path, handler in gets.items()]
         routes += [Route(path, handler, methods=["POST"]) for path, handler in posts.items()]

@@ -6,7 +6,7 @@ committed, rejected or expired, and for some time after that (``reading``).
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,8 +20,9 @@ from nodewright_aptos.prologue import STATUS_CODES
 from nodewright_aptos.queries import Simulated
 from nodewright_aptos.transactions import UserTransaction, decode_transaction, read_signed
 from nodewright_aptos_api.config import AptosApiConfig
-from nodewright_aptos_api.document import JSON, content_type, json_part
+from nodewright_aptos_api.document import content_type, json_part
 from nodewright_aptos_api.errors import ApiError, invalid, refusal
+from nodewright_aptos_api.forms import JSON
 from nodewright_aptos_api.reads import Ledger
 from nodewright_aptos_api.requests import MAX_REQUEST_BYTES, Requests
 from nodewright_aptos_api.views import hexadecimal
@@ -52,7 +53,7 @@ class Submissions:
         (answer,) = await self._pool.submit([raw], _source(request))
         if isinstance(answer, Refused):
             raise refusal(answer)
-        return await self._ledger.answer(self._ledger.views.pending(raw), 202)
+        return await self._ledger.answer(self._ledger.form(request).submitted(raw), 202)
 
     async def batch(self, request: Request) -> Response:
         """Of signed transactions: 202 where all were taken, 206 with those that were not. One that cannot be read is a 400
@@ -63,11 +64,9 @@ class Submissions:
         else:
             _wants_bcs(request)
             raws = self._split(await request.body())
-        failures: list[dict[str, Any]] = []
-        for place, answer in enumerate(await self._pool.submit(raws, _source(request))):
-            if isinstance(answer, Refused):
-                failures.append({"error": refusal(answer).document, "transaction_index": place})
-        return await self._ledger.answer({"transaction_failures": failures}, 206 if failures else 202)
+        answers = await self._pool.submit(raws, _source(request))
+        failures = [(place, refusal(one).document) for place, one in enumerate(answers) if isinstance(one, Refused)]
+        return await self._ledger.answer(self._ledger.form(request).refused(failures), 206 if failures else 202)
 
     def _split(self, body: bytes) -> list[bytes]:
         """vec<SignedTransaction>."""
@@ -84,6 +83,8 @@ class Submissions:
         """The signing message of a transaction without a signature."""
         if content_type(request) != JSON:
             raise ApiError(415, "web_framework_error", f"send the transaction as Content-Type: {JSON}")
+        if self._ledger.form(request).encoded:
+            raise ApiError(400, "bcs_not_supported", f"the message is hexadecimal text: ask for {JSON}")
         part = await json_part(request, MAX_REQUEST_BYTES)
         return await self._ledger.answer(hexadecimal(self._requests.message(part, await self._chain_id())))
 
@@ -107,18 +108,11 @@ class Submissions:
             message = f"Invalid transaction: Type: Validation Code: {found.problem.status}: {found.problem.message}"
             raise ApiError(400, "vm_error", message, number)
         assert found.row is not None
-        shown = self._ledger.views.transaction(found.row, bytes(32))
-        return await self._ledger.answer([shown])
+        return await self._ledger.answer(self._ledger.form(request).simulated(found.row))
 
     async def estimate_gas_price(self, request: Request) -> Response:
         """Transactions are taken in the order they come: the least price is as good as any."""
-        least = gas.MIN_GAS_PRICE
-        estimate = {
-            "deprioritized_gas_estimate": least,
-            "gas_estimate": least,
-            "prioritized_gas_estimate": least,
-        }
-        return await self._ledger.answer(estimate)
+        return await self._ledger.answer(self._ledger.form(request).gas_price(gas.MIN_GAS_PRICE))
 
 
 def _wants_bcs(request: Request) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nodewright_aptos import abi, transactions
+from nodewright_aptos import abi, bcs, transactions
 from nodewright_aptos.addresses import address_text
 from nodewright_aptos.bcs import Malformed, Reader
 from nodewright_aptos.functions import Functions
 from nodewright_aptos.layouts import render
 from nodewright_aptos.ledger import Event
+from nodewright_aptos.queries import LedgerState
 from nodewright_aptos.records import BlockRow, TransactionRow
+from nodewright_aptos.resources import authentication_key_of, sequence_number
 from nodewright_aptos.statekeys import key_hash, resource_of
 from nodewright_aptos.transactions import (
     EntryFunction,
@@ -22,9 +24,11 @@ from nodewright_aptos.transactions import (
     decode_transaction,
 )
 from nodewright_aptos.typetags import StructTag, read_type, type_text
+from nodewright_aptos_api.forms import HEALTHY, Committed
 from nodewright_aptos_api.signatures import signature
 
 Json = dict[str, Any]
+OLDEST = "0"  # the ledger is never pruned: transactions and blocks are there from the first on, states for a while
 
 
 def hexadecimal(data: bytes) -> str:
@@ -34,8 +38,61 @@ def hexadecimal(data: bytes) -> str:
 class Views:
     """Knows the functions of this node, whose arguments it shows as values."""
 
+    encoded = False
+
     def __init__(self, functions: Functions) -> None:
         self._functions = functions
+
+    # --- the node, accounts ------------------------------------------------------------------------------------------
+
+    def index(self, state: LedgerState, software: str) -> Json:
+        return {
+            "chain_id": state.chain_id,
+            "epoch": str(state.epoch),
+            "ledger_version": str(state.version),
+            "oldest_ledger_version": OLDEST,
+            "ledger_timestamp": str(state.timestamp),
+            "node_role": "full_node",
+            "oldest_block_height": OLDEST,
+            "block_height": str(state.height),
+            "git_hash": software,
+        }
+
+    def healthy(self) -> Json:
+        return {"message": HEALTHY}
+
+    def gas_price(self, least: int) -> Json:
+        return {"deprioritized_gas_estimate": least, "gas_estimate": least, "prioritized_gas_estimate": least}
+
+    def account(self, value: bytes) -> Json:
+        return {
+            "sequence_number": str(sequence_number(value)),
+            "authentication_key": hexadecimal(authentication_key_of(value)),
+        }
+
+    def balance(self, octas: int) -> int:
+        return octas
+
+    def resource(self, tag: StructTag, value: bytes) -> Json:
+        return {"type": str(tag), "data": render(tag, value)}
+
+    def resources(self, rows: Sequence[tuple[StructTag, bytes]]) -> list[Json]:
+        return [self.resource(tag, value) for tag, value in rows]
+
+    def module(self, abi: Mapping[str, Any]) -> Json:
+        return {"bytecode": "0x", "abi": abi}
+
+    def modules(self, abis: Sequence[Mapping[str, Any]]) -> list[Json]:
+        return [self.module(one) for one in abis]
+
+    def item(self, codec: abi.Codec, value: bytes) -> Any:
+        return codec.to_json(bcs.whole(value, codec.read))
+
+    def values(self, answers: Sequence[Any]) -> Sequence[Any]:
+        return answers
+
+    def events(self, found: Sequence[tuple[int, Event]]) -> list[Json]:
+        return [{"version": str(version)} | self.event(event) for version, event in found]
 
     # --- payloads ----------------------------------------------------------------------------------------------------
 
@@ -94,6 +151,12 @@ class Views:
 
     def pending(self, raw: bytes) -> Json:
         return self._user(decode_transaction(raw)) | {"type": "pending_transaction"}
+
+    def submitted(self, raw: bytes) -> Json:
+        return self.pending(raw)
+
+    def refused(self, failures: Sequence[tuple[int, Mapping[str, Any]]]) -> Json:
+        return {"transaction_failures": [{"error": error, "transaction_index": place} for place, error in failures]}
 
     # --- the ledger --------------------------------------------------------------------------------------------------
 
@@ -164,19 +227,23 @@ class Views:
             return at | {"resource": str(tag), "type": "delete_resource"}
         return at | {"data": self.resource(tag, value), "type": "write_resource"}
 
-    @staticmethod
-    def resource(tag: StructTag, value: bytes) -> Json:
-        return {"type": str(tag), "data": render(tag, value)}
+    def committed(self, one: Committed) -> Json:
+        return self.transaction(*one)
 
-    @staticmethod
-    def block(row: BlockRow, listed: list[Json] | None) -> Mapping[str, Any]:
+    def transactions(self, rows: Sequence[Committed]) -> list[Json]:
+        return [self.transaction(*one) for one in rows]
+
+    def simulated(self, row: TransactionRow) -> list[Json]:
+        return [self.transaction(row, bytes(32))]
+
+    def block(self, row: BlockRow, rows: Sequence[Committed] | None) -> Json:
         return {
             "block_height": str(row.height),
             "block_hash": hexadecimal(row.id),
             "block_timestamp": str(row.timestamp),
             "first_version": str(row.first_version),
             "last_version": str(row.version),
-            "transactions": listed,
+            "transactions": None if rows is None else self.transactions(rows),
         }
 
 

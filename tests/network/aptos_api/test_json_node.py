@@ -100,7 +100,7 @@ def transfer(sender: Signer, number: int = 0, octas: int = 7, to: str = BOB, **c
         "sequence_number": str(number),
         "max_gas_amount": "10000",
         "gas_unit_price": "100",
-        "expiration_timestamp_secs": str(int(time.time()) + 60),
+        "expiration_timestamp_secs": str(int(time.time()) + 300),
         "payload": {
             "type": "entry_function_payload",
             "function": "0x1::aptos_account::transfer",

@@ -1,4 +1,5 @@
-"""Transactions in JSON: what is shown of one is read as the same bytes, and what is wrong is a 400 that names the field."""
+"""Transactions in JSON: what is shown of one is read as the same bytes, what is wrong is a 400 that names the field; and in
+BCS as much is told."""
 
 from __future__ import annotations
 
@@ -23,6 +24,20 @@ from nodewright_aptos.authenticators import (
 from nodewright_aptos.bcs import Malformed
 from nodewright_aptos.functions import Functions, TransactionFunction
 from nodewright_aptos.installed import installed_functions
+from nodewright_aptos.ledger import (
+    MISCELLANEOUS,
+    MOVE_ABORT,
+    OUT_OF_GAS,
+    SUCCESS,
+    Event,
+    ExecutionStatus,
+    TransactionInfo,
+    encode_write_set,
+    read_event,
+    read_info,
+)
+from nodewright_aptos.records import TransactionRow, read_changes
+from nodewright_aptos.statekeys import resource_key, table_key
 from nodewright_aptos.transactions import (
     SIGNED_ED25519,
     SIGNED_FEE_PAYER,
@@ -33,11 +48,14 @@ from nodewright_aptos.transactions import (
     RawTransaction,
     decode_transaction,
     encode_signatures,
+    encode_user,
+    read_signed,
     signing_message,
 )
-from nodewright_aptos.typetags import StructTag, TypeTag, VectorTag
+from nodewright_aptos.typetags import StructTag, TypeTag, VectorTag, encode_type
 from nodewright_aptos_api import document
 from nodewright_aptos_api.document import MAX_DEPTH, Part, parse
+from nodewright_aptos_api.encoded import Encoded
 from nodewright_aptos_api.errors import ApiError
 from nodewright_aptos_api.requests import MAX_REQUEST_BYTES, Requests
 from nodewright_aptos_api.views import Views
@@ -167,6 +185,51 @@ def test_what_is_to_be_signed_names_the_others(raw: RawTransaction, others: list
     assert REQUESTS.message(through_json(request), raw.chain_id) == signing_message(body, more)
     request["fee_payer_address"] = "0x" + payer.hex()
     assert REQUESTS.message(through_json(request), raw.chain_id) == signing_message(body, more, payer)
+
+
+# --- transactions of the ledger ----------------------------------------------------------------------------------------
+
+STRUCTS = st.builds(StructTag, ADDRESSES, st.just("m"), st.sampled_from(["Event", "Other"]), st.just(()))
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=5)
+STATUSES = st.builds(ExecutionStatus, st.sampled_from([SUCCESS, OUT_OF_GAS, MISCELLANEOUS])) | st.builds(
+    ExecutionStatus, st.just(MOVE_ABORT), st.none() | st.tuples(ADDRESSES, st.just("m")), U64, TEXT, TEXT
+)
+EVENTS = st.builds(Event, STRUCTS.map(encode_type), st.binary(max_size=9), ADDRESSES, U64, U64) | st.builds(
+    Event, STRUCTS.map(encode_type), st.binary(max_size=9)
+)
+STATE_KEYS = st.builds(resource_key, ADDRESSES, STRUCTS) | st.builds(table_key, ADDRESSES, st.binary(max_size=9))
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> TransactionRow:
+    user = draw(RAWS).encode() + draw(signatures())
+    checkpoint = draw(st.none() | KEYS)
+    info = TransactionInfo(draw(U64), draw(STATUSES), draw(KEYS), draw(KEYS), draw(KEYS), checkpoint)
+    writes = draw(st.dictionaries(STATE_KEYS, st.none() | st.binary(max_size=9), max_size=3))
+    changes = draw(st.sampled_from([b"", encode_write_set(writes, set(list(writes)[:1]))]))
+    events = bcs.vector(one.encode() for one in draw(st.lists(EVENTS, max_size=3)))
+    return TransactionRow(draw(U64), 1, draw(U64), encode_user(user), info.encode(), events, changes)
+
+
+@given(rows(), KEYS)
+def test_bcs_tells_of_a_transaction_all_that_json_tells(row: TransactionRow, root: bytes) -> None:
+    """But its time, which is its block's."""
+
+    def read(reader: bcs.Reader) -> tuple[TransactionRow, bytes]:
+        assert reader.u8() == 0
+        version, at = reader.u64(), reader.at
+        assert reader.uleb() == 0
+        read_signed(reader)
+        body, at = reader.data[at : reader.at], reader.at
+        read_info(reader)
+        info, at = reader.data[at : reader.at], reader.at
+        reader.vector(lambda: read_event(reader), 9)
+        events, again = reader.data[at : reader.at], reader.exactly(32)
+        at = reader.at
+        read_changes(reader)
+        return TransactionRow(version, 1, row.timestamp, body, info, events, reader.data[at : reader.at]), again
+
+    assert VIEWS.committed(bcs.whole(Encoded().committed((row, root)), read)) == VIEWS.committed((row, root))
 
 
 # --- what is wrong ---------------------------------------------------------------------------------------------------
