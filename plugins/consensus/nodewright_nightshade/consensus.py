@@ -11,9 +11,10 @@ Control: ``allow_voting`` → signs again after a restore; ``sandbox_patch_state
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import trio
+from attrs import evolve
 
 from nodewright.errors import ConfigurationError, ControlRefused, UnknownControl, UnknownQuery
 from nodewright.interfaces.common import BlockRecord, BlockRef, Location
@@ -39,6 +40,9 @@ from nodewright_nightshade.producer import Producer, Said
 from nodewright_nightshade.safety import Safety
 from nodewright_nightshade.selection import EpochSet
 from nodewright_nightshade.store import ChainStore
+
+# Heights after a chunk's parent at which the block with it is looked for.
+MAX_SKIPPED: Final = 256
 
 
 class Nightshade:
@@ -168,6 +172,8 @@ class Nightshade:
             "chunks_missing": sum(ran.missed > 0 for ran in self.chain.head.info.ran),
             "witness_bytes": network.witnesses.bytes_made if network is not None else 0,
             "witnesses_judged": network.witnesses.judged if network is not None else 0,
+            "validator": None if self._signer is None else self._signer.account,
+            "validator_key": None if self._signer is None else key_text(self._signer.public),
         }
 
     def _is_syncing(self) -> bool:
@@ -270,20 +276,35 @@ class Nightshade:
         return None if held is None else (held.block, held.info)
 
     async def _query_chunk(self, id: bytes | None = None, block: bytes | None = None, shard: int = 0) -> Any:
+        """Its header as the chain has it (``height_included``), its body and who made it."""
+        included = None
         if id is None:
             held = await self.chain.find(block or b"")
             if held is None or not 0 <= shard < len(held.block.body.chunks):
                 return None
+            included = held.block.body.chunks[shard].height_included
             id = held.block.body.chunks[shard].hash()
         chunk = await self.chain.store.chunk(id)
         if chunk is None:
             return None
+        if included is None:
+            included = await self._included(chunk)
         parent = await self.chain.find(chunk.header.inner.prev_block_hash)
         author = ""
         if parent is not None:
             epoch = await self.chain.epoch(self.chain.chunk_epoch(parent.info))
             author = epoch.validators[epoch.chunk_producer(parent.info.height + 1, chunk.shard)].account
-        return chunk.header, chunk.body, author
+        return evolve(chunk.header, height_included=included), chunk.body, author
+
+    async def _included(self, chunk: Chunk) -> int:
+        """The height of the block that it is new in: the first above its parent; 0 where that has another, or is far."""
+        first = chunk.header.inner.height_created
+        for height in range(first, min(first + MAX_SKIPPED, self.chain.head.info.height + 1)):
+            held = await self.chain.at(height)
+            if held is not None:
+                header = held.block.body.chunks[chunk.shard]
+                return height if header.hash() == chunk.hash else 0
+        return 0
 
     async def _query_validators(self) -> Any:
         chain = self.chain

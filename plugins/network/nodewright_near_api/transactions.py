@@ -35,6 +35,8 @@ from nodewright_near_api.reads import ChainReads
 from nodewright_near_api.views import receipt_view
 
 POLL_SECONDS: Final = 0.5
+# What is larger than a transaction may be is told so as far as it is read.
+MAX_READ_BYTES: Final = 8 * 1024 * 1024
 # What the pool puts before a refusal: when it came to it, and the refusal's name once more.
 _AFTER: Final = re.compile(r"^[a-z][a-z ]*: [A-Za-z]+: ")
 _UNTIL: Final = {
@@ -78,11 +80,15 @@ class TransactionMethods:
     # --- parameters --------------------------------------------------------------------------------------------------
 
     def _signed(self, value: Any) -> SignedTransaction:
-        raw = take.base64_bytes(value, "signed_tx_base64", MAX_TRANSACTION_BYTES + 3)
+        raw = take.base64_bytes(value, "signed_tx_base64", MAX_READ_BYTES)
         try:
-            return SignedTransaction.decode(raw)
+            signed = SignedTransaction.decode(raw)
         except Malformed as error:
             raise parse_error(f"Failed to decode transaction: {error}") from error
+        if len(raw) > MAX_TRANSACTION_BYTES:
+            size = {"size": len(raw), "limit": MAX_TRANSACTION_BYTES}
+            raise invalid_transaction({"TransactionSizeExceeded": size})
+        return signed
 
     def _level(self, found: Mapping[str, Any]) -> str:
         level = found.get("wait_until", OPTIMISTIC)

@@ -15,7 +15,7 @@ from nodewright_near.accounts import FULL_ACCESS, AccessKey, FunctionCallPermiss
 from nodewright_near.merkle import Left, MerkleStep, Right, climb
 from nodewright_near.outcomes import Outcome, SuccessReceiptId, SuccessValue
 from nodewright_near.primitives import base58, hash256, key_text, parse_hash
-from nodewright_near.transactions import AddKey, CreateAccount, DeleteKey, FunctionCall, Transfer
+from nodewright_near.transactions import AddKey, CreateAccount, DeleteKey, DeployContract, FunctionCall, Transfer
 from nodewright_near_api.batches import join
 
 NEAR = 10**24
@@ -35,6 +35,7 @@ def made(client: Any, name: str, key: SigningKey, amount: int = 10 * NEAR) -> st
 
 
 def test_blocks_by_every_reference(client: Any) -> None:
+    client.send(client.sign("validator0", Transfer(1)), "FINAL")  # not the genesis alone
     final = client.result("block", {"finality": "final"})
     header = final["header"]
     assert final["author"] == "validator0"
@@ -46,6 +47,7 @@ def test_blocks_by_every_reference(client: Any) -> None:
     by_hash = client.result("chunk", [chunk["chunk_hash"]])
     by_place = client.result("chunk", {"block_id": header["height"], "shard_id": 0})
     assert by_hash == by_place
+    assert by_hash["header"] == chunk and chunk["height_included"] == header["height"]
     assert by_hash["header"]["chunk_hash"] == chunk["chunk_hash"]
     first = client.result("chunk", [0, 0])
     assert (first["header"]["height_included"], first["transactions"], first["receipts"]) == (0, [], [])
@@ -53,10 +55,12 @@ def test_blocks_by_every_reference(client: Any) -> None:
 
 
 def test_the_node_tells_of_itself(client: Any) -> None:
+    key = client.result("validators", [None])["current_validators"][0]["public_key"]
     # One client asks for the status with parameters that have no meaning there.
     for params in ({"finality": "final"}, [], None):
         status = client.result("status", params)
         assert status["chain_id"] == "localnet" and not status["sync_info"]["syncing"]
+        assert (status["validator_account_id"], status["validator_public_key"]) == ("validator0", key)
     code, body, _ = client.request("GET", "/status")
     assert code == 200 and json.loads(body)["genesis_hash"] == status["genesis_hash"]
     code, body, _ = client.request("GET", "/health")
@@ -226,6 +230,12 @@ def test_refusals_are_named(client: Any, helpers: Any) -> None:
     raw = bad.raw[:-1] + bytes([bad.raw[-1] ^ 1])
     _, error = client.error("send_tx", [base64.b64encode(raw).decode()])
     assert error["data"] == {"TxExecutionError": {"InvalidTxError": "InvalidSignature"}}
+    limit = 1_572_864
+    large = client.sign("sandbox", DeployContract(bytes(limit)), nonce=client.nonce + 1)
+    for method in ("send_tx", "broadcast_tx_commit", "broadcast_tx_async"):
+        _, error = client.error(method, [helpers.text(large)])
+        size = {"TransactionSizeExceeded": {"size": len(large.raw), "limit": limit}}
+        assert error["data"] == {"TxExecutionError": {"InvalidTxError": size}}
 
 
 def test_many_transactions_in_one_request(client: Any, helpers: Any) -> None:
