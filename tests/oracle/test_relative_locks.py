@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack
 import pytest
 from attrs import define, field, frozen
 
+from nodewright.bench.node import NodeProcess
 from nodewright.interfaces.common import Admitted, BlockContext, BlockRef, Bundle, BundleRef
 from nodewright.interfaces.execution import Candidate, ExecutionRequest, Limits, Outcome
 from nodewright.kernels.signatures import NativeVerifier
@@ -29,6 +30,7 @@ from nodewright_bitcoin.policy import Policy
 from nodewright_bitcoin.script.opcodes import push_data
 from nodewright_bitcoin.signing import build_transaction, derive_key, p2pkh_script, public_key, sign_p2pkh_inputs
 from nodewright_bitcoin.transaction import Transaction
+from nodewright_bsv_api.client import BsvClient
 from nodewright_bsv_p2p.testing.svnode import SvNode, SvNodeError
 from nodewright_memory.disk import MemoryDisk
 from nodewright_memory.store import MemoryStore
@@ -43,6 +45,7 @@ CHILDREN = 6
 COIN = 100_000
 FEE = 1_000
 DAYS = 86_400
+TIP_AGE = 10 * 365 * DAYS
 POOLED = {"genesisactivationheight": REGTEST.genesis_height, "acceptnonstdtxn": 0, "txindex": 1}
 
 pytestmark = pytest.mark.slow
@@ -278,3 +281,76 @@ async def test_the_same_blocks_and_the_same_pool(svnode: Callable[..., SvNode], 
             run.judged
         )
         assert ours.index.tip.height > REGTEST.csv_height
+
+
+def test_each_follows_the_others_blocks(
+    svnode: Callable[..., SvNode],
+    ours: Callable[..., NodeProcess],
+    client_of: Callable[[NodeProcess], BsvClient],
+    until: Callable[..., None],
+) -> None:
+    theirs = Theirs(svnode(whitelist="127.0.0.1", maxtipage=TIP_AGE, **POOLED))
+    theirs.node.mine(REGTEST.csv_height, ADDRESS)
+    node = ours(connect=[theirs.node.address], **{"execution.genesis_height": str(REGTEST.genesis_height)})
+    client = client_of(node)
+
+    def same() -> None:
+        until(lambda: client.rpc("getbestblockhash") == theirs.node.rpc("getbestblockhash"), "one chain")
+
+    def mine(count: int = 1) -> list[str]:
+        found = theirs.node.mine(count, ADDRESS)
+        same()
+        return found
+
+    def verdicts(tx: Transaction) -> bool:
+        """Both take it, or neither for want of age."""
+        status, text = client.post_tx(tx.raw)
+        there = theirs.send(tx)
+        assert (status == 200) == (not there or "already" in there), (status, text, there)
+        if status != 200:
+            assert status == 400
+            assert "non-BIP68-final" in text
+            assert "non-BIP68-final" in there
+        return status == 200
+
+    def pooled(tx: Transaction) -> bool:
+        return tx.txid[::-1].hex() in theirs.node.rpc("getrawmempool")
+
+    same()
+    split, purses = coins(theirs.node, 1, 4)
+    assert verdicts(split)
+    mine()
+    in_blocks, in_time, late = (
+        pay(purse, [purse[2] - FEE], 2, sequence) for purse, sequence in zip(purses, (3, 1 | BY_TIME, 3), strict=False)
+    )
+    assert [verdicts(in_blocks) or mine() for _ in range(3)][-1] is True
+    until(lambda: pooled(in_blocks), "what is old enough is in both pools")
+    # By the clocks of both it is two days later now: only the median time says when the other may come.
+    theirs.wait(int(time.time()))
+    mined = client.rpc("generatetoaddress", 1, ADDRESS)
+    same()
+    assert in_blocks.txid[::-1].hex() in theirs.node.rpc("getblock", mined[0])["tx"]
+    waited = 0
+    while not verdicts(in_time):
+        waited += 1
+        mine()
+    assert waited >= 4
+    # The block that made the outputs goes, with all since; on the new chain they are younger.
+    assert verdicts(late)
+    first = theirs.node.rpc("getblockhash", REGTEST.csv_height + 1)
+    gone = theirs.node.rpc("getblockcount") - REGTEST.csv_height
+    theirs.node.rpc("invalidateblock", first)
+    mine(gone + 1)
+    made = REGTEST.csv_height + 1
+    assert split.txid[::-1].hex() in theirs.node.rpc("getblockbyheight", made, 1)["tx"]
+    until(lambda: client.rpc("getmininginfo")["pooledtx"] == 3, "all three are pending here")
+    children = {tx.txid[::-1].hex() for tx in (in_blocks, in_time, late)}
+    for _ in range(15):
+        client.rpc("generatetoaddress", 1, ADDRESS)
+        same()
+        if not client.rpc("getmininginfo")["pooledtx"]:
+            break
+    heights = range(made, theirs.node.rpc("getblockcount") + 1)
+    where = {txid: at for at in heights for txid in theirs.node.rpc("getblockbyheight", at, 1)["tx"][1:]}
+    assert children <= where.keys()
+    assert not theirs.node.rpc("getrawmempool")
