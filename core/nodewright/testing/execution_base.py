@@ -105,13 +105,14 @@ def shown(value: Any) -> str:
 
 @define
 class Node:
-    """A running instance. ``held`` are ids that it may have reserved."""
+    """A running instance. ``held`` are ids that it may have reserved, ``staged`` those that nobody confirmed yet."""
 
     world: World
     name: str
     execution: Execution
     gate: Gate
     held: dict[bytes, None] = field(factory=dict)
+    staged: list[bytes] = field(factory=list)
 
     async def head(self) -> BlockRef:
         applied = await self.execution.applied(0)
@@ -125,8 +126,10 @@ class Node:
         assert len(answers) == len(samples), "admit gives one answer for each transaction"
         taken = [answer.id for answer in answers if isinstance(answer, Admitted)]
         self.held.update(dict.fromkeys(taken))
-        if confirm and taken:
-            await self.execution.confirm(taken)
+        self.staged += taken
+        if confirm and self.staged:  # as the pool does it: in the order admitted, whatever became of them meanwhile
+            staged, self.staged = self.staged, []
+            await self.execution.confirm(staged)
         return answers
 
     async def request(
@@ -332,6 +335,10 @@ class ExecutionKit:
     def context(self, block: BlockRef, parent: BlockRef) -> BlockContext:
         """What a consensus says of a block beside its transactions (the parent's commitment is put in by the kit)."""
         return BlockContext(block.height, GENESIS_TIME + block.height)
+
+    def state_detail(self, outcome: Outcome) -> bytes:
+        """Of an execution with ``StateParts``: ``StateTarget.detail`` of the state that an outcome left."""
+        return b""
 
     # --- for the tests ---
 

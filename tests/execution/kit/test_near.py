@@ -8,9 +8,10 @@ from typing import Any
 
 from nacl.signing import SigningKey
 
-from nodewright.interfaces import FINAL, Execution
+from nodewright.interfaces import FINAL, Execution, Outcome
 from nodewright.testing.execution import GENESIS, ExecutionTests, Sample
 from nodewright_near import plugin
+from nodewright_near.borsh import encode
 from nodewright_near.config import NearConfig
 from nodewright_near.primitives import key_text
 from nodewright_near.transactions import SignedTransaction, Transaction, Transfer
@@ -58,6 +59,9 @@ class Near(ExecutionTests):
     async def state(self, execution: Execution) -> Any:
         extras = [await execution.query(FINAL, "extra", shard=shard) for shard in range(self.shards)]
         return [extra.state_root for extra in extras]
+
+    def state_detail(self, outcome: Outcome) -> bytes:
+        return encode(outcome.detail["extra"])
 
 
 class TestSynced(Near):
