@@ -58,8 +58,7 @@ async def read_owner(connection: Any, schema: str) -> Owner | None:
 async def next_epoch(connection: Any, schema: str, owner: Owner) -> int:
     """Become the owner; waits for a commit of the one before that is just being made. Raises StoreCorrupt."""
     epoch = await connection.fetchval(
-        f"UPDATE {quoted(schema)}._owner SET epoch = epoch + 1, node = $1, pid = $2, host = $3, since = $4 "
-        "RETURNING epoch",
+        f"UPDATE {quoted(schema)}._owner SET epoch = epoch + 1, node = $1, pid = $2, host = $3, since = $4 RETURNING epoch",
         owner.node,
         owner.pid,
         owner.host,
