@@ -19,7 +19,7 @@ A state that is not held any more raises Pruned; a version that is not there yet
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import trio
@@ -287,7 +287,7 @@ class Queries:
             key, types, given = call.key, call.type_arguments, call.arguments
         else:
             key = parse_function_key(function)
-            types, given = tuple(map(parse_type, type_arguments)), None
+            types, given = _each("type_arguments", parse_type, type_arguments), None
         known = self._functions.views.get(key)
         if known is None:
             raise ViewFailed("there is no such view function here: this node has no Move VM, see docs/aptos.md")
@@ -296,8 +296,9 @@ class Queries:
                 f"{known.module}::{known.name} takes {known.type_parameters} types and {len(known.parameters)} arguments"
             )
         if given is None:
-            given = tuple(abi.json_argument(type, one) for type, one in zip(known.parameters, arguments, strict=True))
-        values = tuple(abi.decode_argument(type, one) for type, one in zip(known.parameters, given, strict=True))
+            typed = zip(known.parameters, arguments, strict=True)
+            given = _each("arguments", lambda one: abi.json_argument(*one), typed)
+        values = _each("arguments", lambda one: abi.decode_argument(*one), zip(known.parameters, given, strict=True))
         loaded = Loaded(held)
         block = self._next(held.row)
         call_of = ViewCall(loaded.get, block, (known.address, known.module), types, values)
@@ -419,6 +420,17 @@ class Queries:
 
 def _row(version: int, raw: bytes) -> TransactionRow:
     return sound(f"the transaction at version {version}", lambda: read_transaction(version, raw))
+
+
+def _each(name: str, read: Callable[[Any], Any], given: Iterable[Any]) -> tuple[Any, ...]:
+    """Raises Malformed that says which of them it was."""
+    found = []
+    for at, one in enumerate(given):
+        try:
+            found.append(read(one))
+        except Malformed as error:
+            raise Malformed(f"{name}[{at}]: {error}") from error
+    return tuple(found)
 
 
 def _is_metadata(asset: str) -> bool:

@@ -64,6 +64,10 @@ class Part:
             raise invalid(f"{path}: it is missing")
         return Part(self.value[name], path)
 
+    def each(self, name: str, most: int) -> list[Part]:
+        """The items of a field, none where it is not there."""
+        return self.field(name).items(most) if self.has(name) else []
+
     def items(self, most: int) -> list[Part]:
         if not isinstance(self.value, list) or len(self.value) > most:
             raise self.wrong(f"not a list of at most {most}")

@@ -19,8 +19,10 @@ from nodewright.services.pulse import Pulse
 from nodewright_aptos.bcs import Malformed
 from nodewright_aptos.queries import ViewFailed
 from nodewright_aptos.records import BlockRow
+from nodewright_aptos.transactions import MAX_FUNCTION_ARGUMENTS
+from nodewright_aptos.typetags import MAX_ARGUMENTS
 from nodewright_aptos_api.config import AptosApiConfig
-from nodewright_aptos_api.document import content_type, json_object
+from nodewright_aptos_api.document import content_type, json_part
 from nodewright_aptos_api.errors import ApiError, invalid, not_found, transaction_not_found
 from nodewright_aptos_api.forms import Form
 from nodewright_aptos_api.reads import Ledger, headers_of, parse_number, whole_number, yes
@@ -112,16 +114,12 @@ class Reading:
         if content_type(request) == VIEW_BCS:
             call = {"payload": await request.body()}
         else:
-            document = await json_object(request)
+            document = await json_part(request)
             call = {
-                "function": document.get("function", ""),
-                "type_arguments": document.get("type_arguments", []),
-                "arguments": document.get("arguments", []),
+                "function": document.field("function").text(),
+                "type_arguments": [one.text() for one in document.each("type_arguments", MAX_ARGUMENTS)],
+                "arguments": [one.value for one in document.each("arguments", MAX_FUNCTION_ARGUMENTS)],
             }
-            if not isinstance(call["function"], str) or not _texts(call["type_arguments"]):
-                raise invalid("a view is {function, type_arguments, arguments}, the first a text, the others lists")
-            if not isinstance(call["arguments"], list):
-                raise invalid("arguments must be a list")
         form = self._ledger.form(request)
         try:
             values = await self._ledger.ask("view", encoded=form.encoded, **call, **at)
@@ -171,10 +169,6 @@ class Reading:
         finally:
             self._streams[client] -= 1
             self._streams += Counter()  # those with none are forgotten
-
-
-def _texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
 def _hash(request: Request) -> bytes:

@@ -73,9 +73,7 @@ class Requests:
         """What is to be signed, with ``secondary_signers`` where others sign too. ``fee_payer_address`` (0x0: not known
         yet) is this node's own: without it JSON alone could not say what the signers of a sponsored transaction sign."""
         raw = self.raw(part, chain_id).encode()
-        secondary: tuple[bytes, ...] = ()
-        if part.has("secondary_signers"):
-            secondary = tuple(one.address() for one in part.field("secondary_signers").items(MAX_SIGNERS))
+        secondary = tuple(one.address() for one in part.each("secondary_signers", MAX_SIGNERS))
         payer = part.field("fee_payer_address").address() if part.has("fee_payer_address") else None
         return signing_message(raw, secondary, payer)
 

@@ -18,12 +18,12 @@ from nodewright_aptos import gas
 from nodewright_aptos.bcs import Malformed, Reader
 from nodewright_aptos.prologue import STATUS_CODES
 from nodewright_aptos.queries import Simulated
-from nodewright_aptos.transactions import UserTransaction, decode_transaction, read_signed
+from nodewright_aptos.transactions import RawTransaction, UserTransaction, decode_transaction, read_signed
 from nodewright_aptos_api.config import AptosApiConfig
 from nodewright_aptos_api.document import content_type, json_part
 from nodewright_aptos_api.errors import ApiError, invalid, refusal
 from nodewright_aptos_api.forms import JSON
-from nodewright_aptos_api.reads import Ledger
+from nodewright_aptos_api.reads import Ledger, yes
 from nodewright_aptos_api.requests import MAX_REQUEST_BYTES, Requests
 from nodewright_aptos_api.views import hexadecimal
 
@@ -98,6 +98,7 @@ class Submissions:
             raise invalid(f"Failed to deserialize input into SignedTransaction: {error}") from None
         if _looks_signed(transaction):
             raise invalid("Simulated transactions must not have a valid signature")
+        raw = await self._estimated(transaction, request)
         now = int(self._environment.now())
         try:
             found: Simulated = await self._ledger.ask("simulate", raw=raw, time=now)
@@ -109,6 +110,20 @@ class Submissions:
             raise ApiError(400, "vm_error", message, number)
         assert found.row is not None
         return await self._ledger.answer(self._ledger.form(request).simulated(found.row))
+
+    async def _estimated(self, transaction: UserTransaction, request: Request) -> bytes:
+        """With the gas that a client asks to have estimated: the price, and the most that the payer can pay for."""
+        price, most = transaction.gas_price, transaction.max_gas
+        if yes(request, "estimate_gas_unit_price") or yes(request, "estimate_prioritized_gas_unit_price"):
+            price = gas.MIN_GAS_PRICE
+        if yes(request, "estimate_max_gas_amount"):
+            octas = await self._ledger.ask("balance", address=transaction.payer)
+            affordable = octas // price if price else gas.MAX_GAS
+            most = min(gas.MAX_GAS, max(affordable, gas.intrinsic(len(transaction.raw))))
+        signatures = transaction.raw[transaction.body_bytes :]
+        one = transaction
+        body = RawTransaction(one.sender, one.sequence_number, one.payload, most, price, one.expires_at, one.chain_id)
+        return body.encode() + signatures
 
     async def estimate_gas_price(self, request: Request) -> Response:
         """Transactions are taken in the order they come: the least price is as good as any."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import random
 import time
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 from attrs import frozen
 from nacl.signing import SigningKey
@@ -233,6 +236,77 @@ def test_batches_and_simulations_in_json(client: Any) -> None:
         assert simulated["success"] and int(simulated["gas_used"]) > 0, simulated
     refused = post(client, signed(client, carol, transfer(carol, 5)), 400, "/transactions/simulate")
     assert "must not have a valid signature" in refused["message"]
+
+
+def test_a_simulation_estimates_gas(client: Any) -> None:
+    """As ts-sdk asks for it: with what the transaction says of gas left out of account."""
+    erin, payer = ed25519(93), ed25519(94)
+    client.fund(erin.address, 1_000_000)
+    client.fund(payer.address, 500_000)
+    request = transfer(erin, max_gas_amount="1", gas_unit_price="1", signature={"type": "no_account_signature"})
+
+    def simulated(status: int = 200, **flags: str) -> Any:
+        answer = client.http.post("/transactions/simulate", json=request, params=flags)
+        assert answer.status_code == status, answer.text
+        return answer.json()[0] if status == 200 else answer.json()
+
+    assert simulated(400)["error_code"] == "vm_error"
+    assert simulated(400, estimate_gas_unit_price="true")["vm_error_code"] == 14
+    both = simulated(estimate_gas_unit_price="true", estimate_max_gas_amount="true")
+    assert (both["success"], both["gas_unit_price"], both["max_gas_amount"]) == (True, "100", "10000")
+    request |= {"gas_unit_price": "200"}
+    one = simulated(estimate_max_gas_amount="true")
+    assert (one["success"], one["gas_unit_price"], one["max_gas_amount"]) == (True, "200", "5000")
+    assert simulated(estimate_max_gas_amount="true", estimate_prioritized_gas_unit_price="true")["gas_unit_price"] == "100"
+    nobody = {"type": "no_account_signature"}
+    request["signature"] = {
+        "type": "fee_payer_signature",
+        "sender": nobody,
+        "secondary_signer_addresses": [],
+        "secondary_signers": [],
+        "fee_payer_address": payer.address,
+        "fee_payer_signer": payer.sign(b"") | {"signature": "0x" + "00" * 64},
+    }
+    assert simulated(estimate_max_gas_amount="true")["max_gas_amount"] == "2500"
+
+
+def test_hostile_json_is_a_400_at_every_door(client: Any) -> None:
+    dice = random.Random(11)
+
+    def value(depth: int = 0) -> Any:
+        leaves: list[Any] = [None, True, -1, 1 << 200, 1.5, "", "0x1", "0x1::coin::balance", "vec", "vector<u8>", "u64"]
+        if depth > 3 or dice.random() < 0.5:
+            return dice.choice(leaves)
+        if dice.random() < 0.5:
+            return [value(depth + 1) for _ in range(dice.randrange(3))]
+        names = ("function", "type_arguments", "arguments", "key", "key_type", "value_type", "vec", "inner", "address")
+        return {dice.choice(names): value(depth + 1) for _ in range(dice.randrange(4))}
+
+    views = ("0x1::coin::balance", "0x1::account::exists_at", "0x1::fungible_asset::supply", "0x1::coin::supply")
+    for _ in range(60):
+        call = {"function": dice.choice(views), "type_arguments": ["0x1::a::B"], "arguments": [value()]}
+        call |= {} if dice.random() < 0.7 else {dice.choice(list(call)): value()}
+        types = ("u64", "address", "vector<vector<u8>>", "0x1::option::Option<u8>", "vector<" * 3000 + "u8" + ">" * 3000)
+        item = {"key_type": dice.choice(types), "value_type": "u128", "key": value()}
+        item |= {} if dice.random() < 0.7 else {dice.choice(list(item)): value()}
+        for path, document in (
+            ("/view", call),
+            ("/tables/0x1/item", item),
+            *((f"/transactions{end}", value()) for end in ("", "/batch", "/simulate", "/encode_submission")),
+        ):
+            body = json.dumps(document).encode()
+            answer = client.http.post(path, content=body, headers={"Content-Type": "application/json"})
+            valid = (path == "/view" and answer.status_code == 200) or (path.endswith("item") and answer.status_code == 404)
+            valid = valid or (path.endswith("batch") and document == [])
+            assert valid or answer.status_code == 400, (path, document, answer.text)
+            assert valid or answer.json()["error_code"] == "invalid_input"
+        given = {"address": value(), "amount": value(), "pub_key": value()}
+        answer = httpx.post(f"{client.faucet}/fund", json=given | {"amount": -1}, timeout=60)
+        assert answer.status_code == 400, (given, answer.text)
+    call = {"function": views[0], "type_arguments": ["0x1::a::B"], "arguments": [5]}
+    assert client.http.post("/view", json=call).json()["message"].startswith("arguments[0]: ")
+    call |= {"type_arguments": ["0x1"]}
+    assert client.http.post("/view", json=call).json()["message"].startswith("type_arguments[0]: ")
 
 
 def test_what_is_wrong_in_json_is_named(client: Any) -> None:
