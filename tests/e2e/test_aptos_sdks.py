@@ -64,6 +64,10 @@ async def _story(url: str, faucet_url: str) -> None:
         assert await rest.account_sequence_number(alice.address()) == 1
         assert (await rest.transaction_by_version(int(told["version"])))["hash"] == paid
         assert [one["hash"] for one in await rest.transactions_by_account(alice.address())] == [paid]
+        call = await rest.create_bcs_transaction(alice, _transfer(bob.address(), 1))
+        (told,) = await rest.simulate_transaction(call, alice, estimate_gas_usage=True)
+        most = await rest.account_balance(alice.address()) // 100
+        assert told["success"] and (told["gas_unit_price"], told["max_gas_amount"]) == ("100", str(most))
 
         back = await rest.transfer_coins(bob, alice.address(), "0x1::aptos_coin::AptosCoin", 5)
         await rest.wait_for_transaction(back)
@@ -77,23 +81,23 @@ async def _story(url: str, faucet_url: str) -> None:
         await rest.close()
 
 
+def _transfer(to: Any, octas: int) -> Any:
+    from aptos_sdk.bcs import Serializer
+    from aptos_sdk.transactions import EntryFunction, TransactionArgument, TransactionPayload
+
+    arguments = [TransactionArgument(to, Serializer.struct), TransactionArgument(octas, Serializer.u64)]
+    return TransactionPayload(EntryFunction.natural("0x1::aptos_account", "transfer", [], arguments))
+
+
 async def _refusals(rest: Any, alice: Any, bob: Any, poor: Any) -> None:
     from aptos_sdk.account import Account
     from aptos_sdk.async_client import ApiError
     from aptos_sdk.authenticator import AccountAuthenticator, Authenticator, Ed25519Authenticator
-    from aptos_sdk.bcs import Serializer
-    from aptos_sdk.transactions import (
-        EntryFunction,
-        RawTransaction,
-        SignedTransaction,
-        TransactionArgument,
-        TransactionPayload,
-    )
+    from aptos_sdk.transactions import RawTransaction, SignedTransaction
 
     def transfer(sender: Any, number: int, expires: float, amount: int = 1, gas: int = 100_000) -> Any:
-        arguments = [TransactionArgument(bob.address(), Serializer.struct), TransactionArgument(amount, Serializer.u64)]
-        call = EntryFunction.natural("0x1::aptos_account", "transfer", [], arguments)
-        return RawTransaction(sender.address(), number, TransactionPayload(call), gas, 100, int(expires), 4)
+        call = _transfer(bob.address(), amount)
+        return RawTransaction(sender.address(), number, call, gas, 100, int(expires), 4)
 
     async def refused(transaction: SignedTransaction) -> str:
         with pytest.raises(ApiError) as error:
