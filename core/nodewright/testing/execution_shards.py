@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import trio
 from attrs import evolve
 
 from nodewright.interfaces.execution import (
@@ -127,6 +128,20 @@ class ShardTests(ExecutionKit):
                         await node.execution.commit(block.ref, shard)
                         assert await node.execution.applied(shard) == block.ref
                 await node.checked(two)
+        async with world.node("side by side") as node:
+            for block in (one, two):
+                requests = [await node.request(block, shard) for shard in range(self.shards)]
+
+                async def run(request: ExecutionRequest, block: Block = block, node: Node = node) -> None:
+                    answer = await node.execution.execute(request)
+                    assert isinstance(answer, Outcome)
+                    world.agree(block, request.shard, answer)
+                    await node.execution.commit(block.ref, request.shard)
+
+                async with trio.open_nursery() as nursery:
+                    for request in requests:
+                        nursery.start_soon(run, request)
+            await node.checked(two)
 
     # --- states in parts -----------------------------------------------------------------------------------------------
 

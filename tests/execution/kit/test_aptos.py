@@ -9,7 +9,9 @@ from typing import Any
 from nacl.signing import SigningKey
 
 from nodewright.interfaces import FINAL, Execution
-from nodewright.testing.execution import GENESIS_TIME, ExecutionTests, Sample
+from nodewright.testing.execution import GENESIS_TIME, ExecutionKit, ExecutionTests, Sample
+from nodewright.testing.execution_blocks import BlockTests
+from nodewright.testing.execution_random import RandomTests
 from nodewright_aptos import bcs, plugin
 from nodewright_aptos.addresses import ED25519, ONE, authentication_key
 from nodewright_aptos.authenticators import ed25519_authenticator
@@ -50,7 +52,7 @@ def payment(purse: int, number: int, amount: int, signer: SigningKey) -> Sample:
     return Sample(made.id, made.raw)
 
 
-class Aptos(ExecutionTests):
+class AptosPayments(ExecutionKit):
     (spec,) = plugin.register_execution()
     genesis = DOCUMENT
 
@@ -65,9 +67,11 @@ class Aptos(ExecutionTests):
         return [await execution.query(FINAL, "balance", address=one) for one in accounts]
 
 
-class TestSequential(Aptos):
+class TestSequential(AptosPayments, ExecutionTests):
     config = AptosConfig(kernels="off")
 
 
-class TestColumnar(Aptos):
+class TestColumnar(AptosPayments, BlockTests, RandomTests):
+    """What runs blocks differs, and nothing else."""
+
     config = AptosConfig(executor="columnar", kernels="off")

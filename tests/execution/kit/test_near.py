@@ -9,7 +9,9 @@ from typing import Any
 from nacl.signing import SigningKey
 
 from nodewright.interfaces import FINAL, Execution, Outcome
-from nodewright.testing.execution import GENESIS, ExecutionTests, Sample
+from nodewright.testing.execution import GENESIS, ExecutionKit, ExecutionTests, Sample
+from nodewright.testing.execution_faults import FaultTests
+from nodewright.testing.execution_random import RandomTests
 from nodewright_near import plugin
 from nodewright_near.borsh import encode
 from nodewright_near.config import NearConfig
@@ -44,7 +46,7 @@ def payment(purse: int, nonce: int, amount: int, signer: SigningKey) -> Sample:
     return Sample(made.id, made.raw, purse % 2)
 
 
-class Near(ExecutionTests):
+class NearPayments(ExecutionKit):
     (spec,) = plugin.register_execution()
     genesis = DOCUMENT
     shards = 2
@@ -64,10 +66,12 @@ class Near(ExecutionTests):
         return encode(outcome.detail["extra"])
 
 
-class TestSynced(Near):
+class TestSynced(NearPayments, ExecutionTests):
     config = NearConfig(kernels="off", sync_mib=0)
 
 
-class TestAsItComes(Near):
+class TestAsItComes(NearPayments, FaultTests, RandomTests):
+    """Commits are synced now and then, trie nodes held back: what a power cut takes differs, and nothing else."""
+
     config = NearConfig(kernels="off")
     late_sync = True
