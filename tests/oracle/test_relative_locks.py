@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 
+import attrs
 import pytest
 from attrs import define, field, frozen
 
@@ -25,7 +26,7 @@ from nodewright.testing.simulation import SimulatedEnvironment
 from nodewright_bitcoin import coinbase
 from nodewright_bitcoin.block import Block, BlockHeader, merkle_root
 from nodewright_bitcoin.engine import BitcoinEngine
-from nodewright_bitcoin.network import REGTEST, address_of_pubkey
+from nodewright_bitcoin.network import REGTEST, ChainParameters, address_of_pubkey
 from nodewright_bitcoin.policy import Policy
 from nodewright_bitcoin.script.opcodes import push_data
 from nodewright_bitcoin.signing import build_transaction, derive_key, p2pkh_script, public_key, sign_p2pkh_inputs
@@ -34,7 +35,7 @@ from nodewright_bsv_api.client import BsvClient
 from nodewright_bsv_p2p.testing.svnode import SvNode, SvNodeError
 from nodewright_memory.disk import MemoryDisk
 from nodewright_memory.store import MemoryStore
-from nodewright_nakamoto.chainindex import ChainIndex
+from nodewright_nakamoto.chainindex import ChainIndex, Node
 from nodewright_nakamoto.header import Header
 
 KEY = derive_key(b"ages", 0)
@@ -56,6 +57,10 @@ def pay(coin: tuple[bytes, int, int], amounts: Sequence[int], version: int = 1, 
     outputs = [(amount, SCRIPT) for amount in amounts]
     tx = build_transaction([(txid, index, satoshis, SCRIPT)], outputs, version, 0, sequence)
     return sign_p2pkh_inputs(tx, [KEY])
+
+
+def first_of_block(height: int) -> bytes:
+    return coinbase.build(coinbase.height_push(height) + push_data(b"ages"), [(1, b"\x51")])
 
 
 @frozen
@@ -81,7 +86,8 @@ def family(dice: random.Random, coin: tuple[bytes, int, int]) -> Family:
 class Ours:
     """The engine, and a chain that is moved by hand."""
 
-    def __init__(self, genesis: Header, stack: AsyncExitStack) -> None:
+    def __init__(self, genesis: Header, stack: AsyncExitStack, parameters: ChainParameters = REGTEST) -> None:
+        self.parameters = parameters
         self.index = ChainIndex(genesis)
         self.disk = MemoryDisk("ages")
         self.stack = stack
@@ -92,7 +98,7 @@ class Ours:
         store = MemoryStore(self.disk, "ages")
         self.stack.callback(store.close)
         utxo = await self.stack.enter_async_context(open_utxo(store, environment))
-        self.engine = BitcoinEngine(utxo, NativeVerifier(), environment, REGTEST, Policy(), b"\x51", 1 << 20)
+        self.engine = BitcoinEngine(utxo, NativeVerifier(), environment, self.parameters, Policy(), b"\x51", 1 << 20)
         await self.engine.load()
         await self.engine.genesis({}, self.index.root.ref)
         self.engine.use_times(self.index)
@@ -157,13 +163,11 @@ class Theirs:
     def raw(self, block: str) -> bytes:
         return bytes.fromhex(self.node.rpc("getblock", block, 0))
 
-    def proposal(self, txs: Sequence[Transaction]) -> str:
+    def proposal(self, tip: Node, txs: Sequence[Transaction]) -> str:
         """'' where it would take a block of these on its tip, else the reason."""
-        tip = BlockHeader.parse(bytes.fromhex(self.node.rpc("getblockheader", self.node.rpc("getbestblockhash"), False)))
-        height = self.node.rpc("getblockcount") + 1
-        first = Transaction.parse(coinbase.build(coinbase.height_push(height) + push_data(b"ages"), [(1, b"\x51")]))
+        first = Transaction.parse(first_of_block(tip.height + 1))
         root, _ = merkle_root([first.txid, *[tx.txid for tx in txs]])
-        header = BlockHeader(0x20000000, tip.hash, root, self.now, tip.bits, 0)
+        header = BlockHeader(0x20000000, tip.id, root, self.now, tip.bits, 0)
         data = Block(header, [first, *txs]).serialize().hex()
         return self.node.rpc("getblocktemplate", {"mode": "proposal", "data": data}) or ""
 
@@ -222,10 +226,9 @@ class Run:
                 if (await ours.engine.store.known([child.txid]))[0] and child.txid not in ours.engine.state:
                     continue  # mined
                 txs = [child] if made else [one.parent, child]
-                there = self.theirs.proposal(txs)
+                there = self.theirs.proposal(ours.index.tip, txs)
                 block = BlockRef(height, hashlib.sha256(b"".join(tx.txid for tx in txs)).digest())
-                first = coinbase.build(coinbase.height_push(height) + b"\x01x", [(1, b"\x51")])
-                here = await ours.engine.execute(ours.request(block, self.theirs.now, first, txs))
+                here = await ours.engine.execute(ours.request(block, self.theirs.now, first_of_block(height), txs))
                 await ours.engine.abandon(block)
                 said = "" if isinstance(here, Outcome) else here.code
                 assert there == said, (height, there, here, [tx.raw.hex() for tx in txs])
@@ -246,12 +249,12 @@ class Run:
 async def test_the_same_blocks_and_the_same_pool(svnode: Callable[..., SvNode], seed: int) -> None:
     dice = random.Random(seed)
     theirs = Theirs(svnode(**POOLED))
-    theirs.node.mine(REGTEST.csv_height - 4, ADDRESS)  # the next ones are blocks from which on it is asked
+    blocks = theirs.node.mine(REGTEST.csv_height - 4, ADDRESS)  # three more, and it is asked of blocks
     genesis = bytes.fromhex(theirs.node.rpc("getblockheader", theirs.node.rpc("getblockhash", 0), False))
     async with AsyncExitStack() as stack:
         ours = await Ours(Header.decode(genesis), stack).open()
-        for height in range(1, REGTEST.csv_height - 3):
-            await ours.follow(theirs.raw(theirs.node.rpc("getblockhash", height)))
+        for block in blocks:
+            await ours.follow(theirs.raw(block))
         run = Run(theirs, ours, dice)
         split, purses = coins(theirs.node, 1, 40)
         assert await run.send(split)
@@ -281,6 +284,38 @@ async def test_the_same_blocks_and_the_same_pool(svnode: Callable[..., SvNode], 
             run.judged
         )
         assert ours.index.tip.height > REGTEST.csv_height
+
+
+async def test_genesis_ends_them(svnode: Callable[..., SvNode]) -> None:
+    """For its first block, and for what is relayed on it."""
+    end = REGTEST.csv_height + 8
+    theirs = Theirs(svnode(**(POOLED | {"genesisactivationheight": end})))
+    blocks = theirs.node.mine(REGTEST.csv_height, ADDRESS)
+    genesis = bytes.fromhex(theirs.node.rpc("getblockheader", theirs.node.rpc("getblockhash", 0), False))
+    async with AsyncExitStack() as stack:
+        parameters = attrs.evolve(REGTEST, genesis_height=end)
+        ours = await Ours(Header.decode(genesis), stack, parameters).open()
+        for block in blocks:
+            await ours.follow(theirs.raw(block))
+        run = Run(theirs, ours, random.Random(0))
+        split, purses = coins(theirs.node, 1, 4)
+        assert await run.send(split)
+        await run.mine(600)
+        children = [
+            pay(one, [one[2] - FEE], 2, sequence) for one, sequence in zip(purses, (50, 50 | BY_TIME), strict=False)
+        ]
+        run.families.append(Family(split, children))
+        taken = []
+        while ours.index.tip.height < end:
+            await run.compare_blocks()
+            taken.append(await run.send(children[0]))
+            await run.mine(600)
+        assert not any(taken)
+        await run.compare_blocks()
+        assert [await run.send(child) for child in children] == [True, True]
+        assert run.judged["taken"] == 4
+        await run.mine(600)
+        assert not theirs.pool()
 
 
 def test_each_follows_the_others_blocks(

@@ -88,7 +88,7 @@ class Admitter:
                 await self._refill(offers, height)
             await self._name_missing(offers)
             rules = engine.rules_at(height)
-            aged = height < engine.parameters.genesis_height
+            aged = self._aged(height)
             applied = engine.applied_block
             if applied is not None and engine.rules_at(applied.height + 1) != rules:
                 for offer in offers:
@@ -204,7 +204,7 @@ class Admitter:
         engine = self.engine
         era: Era = era_at(height, engine.parameters)
         policy, parameters, unmined = engine.policy, engine.parameters, engine.state.unmined
-        for offer in plain.judge(offers, era, policy, engine.state):
+        for offer in offers if self._aged(height) else plain.judge(offers, era, policy, engine.state):
             tx, spent = offer.tx, offer.spent
             txid = tx.txid
             error = check_alone(tx, era)
@@ -236,6 +236,11 @@ class Admitter:
             error = check_relay(tx, era, policy) or check_worth(tx, terms, known, era, policy)
             if error is not None:
                 offer.answer = refusal(error, txid, "policy")
+
+    def _aged(self, height: int) -> bool:
+        """Whether it is asked how old outputs are (BIP68): until the tip is of Genesis, as the network's nodes do, so for
+        the first block of Genesis too, which may hold what is younger."""
+        return height <= self.engine.parameters.genesis_height
 
     async def _scripts(self, offers: list[Offer], batch: Batch, height: int, quick: bool) -> None:
         engine = self.engine
@@ -291,8 +296,8 @@ class Admitter:
             offer.answer = Refused("missing-inputs", message, "missing", tx.txid, data)
 
     def _stage(self, offer: Offer, height: int, rules: int, aged: bool) -> None:
-        """Conflicts, and the reservation itself; where the outputs' age matters (``aged``: before Genesis), that too: only
-        under the lock it is certain which are mined. No await in here."""
+        """Conflicts, and the reservation itself; where the outputs' age matters (``aged``), that too: only under the lock
+        it is certain which are mined. No await in here."""
         if offer.answer is not None or offer.terms is None:
             return
         state = self.engine.state
@@ -343,8 +348,8 @@ class Admitter:
         offer.answer = Admitted(txid, tx.raw, terms.fee, known=held)
 
     def _unmet(self, offer: Offer, locks: Locks) -> RelativeLock | None:
-        """For the next block: what is unmined will be in it at the earliest. Relayed before Genesis only where met, also
-        before blocks were asked for it."""
+        """For the next block: what is unmined will be in it at the earliest. Relayed only where met, also before blocks
+        were asked for it."""
         engine = self.engine
         assert engine.applied_block is not None
         made_at = {
