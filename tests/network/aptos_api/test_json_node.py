@@ -217,6 +217,31 @@ def test_every_kind_of_signature_is_taken_in_json(client: Any) -> None:
     assert not two["success"] and "NUMBER_OF_SIGNER" in two["vm_status"] and two["signature"] == agents
 
 
+def test_a_third_partys_function_is_called_in_json(client: Any) -> None:
+    """By the types that it was registered with; its module stands among those of the node."""
+    module = "0xc1::trial"
+    (bump,) = [
+        one
+        for one in client.get("/accounts/0xc1/module/trial")["abi"]["exposed_functions"]
+        if one["name"] == "bump" and one["is_entry"]
+    ]
+    assert bump["params"] == ["&signer", "u64", "u64"]
+    grace = ed25519(97)
+    client.fund(grace.address, 100_000_000)
+    payload = {"type": "entry_function_payload", "function": f"{module}::bump", "type_arguments": [], "arguments": ["2", 6]}
+    told = client.committed(post(client, signed(client, grace, transfer(grace, payload=payload)), 202)["hash"])
+    assert told["success"] and told["payload"]["arguments"] == ["2", "6"]
+    counter = (2).to_bytes(32, "little").hex()
+    asked = {"key_type": "address", "value_type": "u64", "key": f"0x{counter}"}
+    assert client.http.post("/tables/0x0/item", json=asked).json() == "7"
+    broken = payload | {"arguments": ["2", "666"]}
+    told = client.committed(post(client, signed(client, grace, transfer(grace, 1, payload=broken)), 202)["hash"])
+    assert not told["success"] and "EBROKEN(0x10001)" in told["vm_status"]
+    for arguments, path in ((["2"], "payload.arguments"), (["2", "0x6"], "payload.arguments[1]")):
+        wrong = transfer(grace, payload=payload | {"arguments": arguments})
+        assert post(client, wrong, 400, "/transactions/encode_submission")["message"].startswith(f"{path}: ")
+
+
 def test_batches_and_simulations_in_json(client: Any) -> None:
     carol = ed25519(91)
     client.fund(carol.address, 100_000_000)
