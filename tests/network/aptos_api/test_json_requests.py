@@ -232,6 +232,13 @@ def test_bcs_tells_of_a_transaction_all_that_json_tells(row: TransactionRow, roo
     assert VIEWS.committed(bcs.whole(Encoded().committed((row, root)), read)) == VIEWS.committed((row, root))
 
 
+def test_a_genesis_without_its_body_is_an_empty_one_in_bcs() -> None:
+    """A large one is kept by its hash, and so are changes that are not saved."""
+    info = TransactionInfo(0, ExecutionStatus(), bytes(32), bytes(32), bytes(32)).encode()
+    told = Encoded().transaction((TransactionRow(0, 0, 0, b"\1", info, b"\0"), bytes(32)))
+    assert told == bytes(8) + b"\1\0\0\0\0" + info + b"\0" + b"\x20" + bytes(32) + b"\0\0"
+
+
 # --- what is wrong ---------------------------------------------------------------------------------------------------
 
 
