@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import pytest
-
 from nodewright.interfaces.common import Admission, Admitted, Bundle, Refused
 from nodewright.interfaces.execution import (
     BundleIncomplete,
@@ -19,7 +17,7 @@ from nodewright.interfaces.execution import (
     Unhurried,
     Upgrading,
 )
-from nodewright.testing.execution_base import GENESIS_TIME, ExecutionKit, Node, Sample, bundle_of, first, merged
+from nodewright.testing.execution_base import GENESIS_TIME, ExecutionKit, Node, Sample, bundle_of, first, merged, only
 
 KINDS = {"malformed", "invalid", "policy", "conflict", "missing", "frozen", "locked", "expired", "busy"}
 GARBAGE = (b"", b"\0", b"\xff" * 40, b"no transaction", b"\xff" * 2_000_000)
@@ -196,13 +194,13 @@ class AdmissionTests(ExecutionKit):
                 if (max_count, max_bytes) == limits[0]:
                     assert sorted(chosen) == sorted(by_id), "there was room for all"
 
+    @only("Unhurried")
     async def test_what_is_quick_is_admitted_as_by_admit(self, tmp_path: Path) -> None:
         world = self.world(tmp_path)
         one, other = self.pair(0)
         raws = [one.raw, self.invalid(1).raw, other.raw, self.tx(2).raw, b"garbage", one.raw]
         async with world.node("whole") as node:
-            if not isinstance(node.execution, Unhurried):
-                pytest.skip("not Unhurried: it has no admit_quick")
+            assert isinstance(node.execution, Unhurried)
             whole = await node.execution.admit(raws, self.genesis_block, GENESIS_TIME)
         async with world.node("quick") as node:
             assert isinstance(node.execution, Unhurried)
@@ -217,10 +215,10 @@ class AdmissionTests(ExecutionKit):
             else:
                 assert quick_answer == slow_answer
 
+    @only("Upgrading")
     async def test_nothing_is_outdated_where_no_rule_changed(self, tmp_path: Path) -> None:
         async with self.world(tmp_path).node() as node:
-            if not isinstance(node.execution, Upgrading):
-                pytest.skip("not Upgrading: its rules are the same for ever")
+            assert isinstance(node.execution, Upgrading)
             await node.admit(self.tx(0), self.tx(1))
             assert list(await node.execution.outdated()) == []
 

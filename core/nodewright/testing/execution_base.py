@@ -8,13 +8,15 @@ Invariants
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
+import trio
 from attrs import asdict, define, evolve, field, frozen
 
 from nodewright.interfaces.common import Admission, Admitted, BlockContext, BlockRef, Bundle, BundleRef, Parcel
@@ -27,6 +29,9 @@ from nodewright.interfaces.execution import (
     InvalidTransaction,
     Outcome,
     Reverted,
+    StateParts,
+    Unhurried,
+    Upgrading,
 )
 from nodewright.kernels.signatures import NativeVerifier
 from nodewright.plugins.specs import BLOB, EXECUTION, KEY_VALUE, UTXO, VERIFIER, Dependencies, ExecutionSpec
@@ -35,6 +40,8 @@ from nodewright.storage.utxo_adapter import open_utxo
 from nodewright.testing.execution_disk import Disk, DiskStore, Gate, GatedEnvironment
 from nodewright.testing.power import Power, PowerCut
 
+F = TypeVar("F", bound=Callable[..., Any])
+OPTIONAL: dict[str, type] = {"StateParts": StateParts, "Unhurried": Unhurried, "Upgrading": Upgrading}
 GENESIS = BlockRef(0, sha256(b"the genesis block of the execution kit").digest())
 GENESIS_TIME = 1_700_000_000  # Unix seconds, as context times and admissions have them
 LONGEST_CHAIN = 4
@@ -360,22 +367,47 @@ class ExecutionKit:
     def world(self, folder: Path) -> World:
         return World(self, folder)
 
-    def needs(self, capability: str) -> None:
-        if capability not in self.capabilities:
-            pytest.skip(f"no capability {capability}")
+    @pytest.fixture(autouse=True)
+    def promises(self, request: pytest.FixtureRequest) -> None:
+        """Tests of what this execution does not promise are skipped, with the reason."""
+        for condition in getattr(request.function, "conditions", ()):
+            reason = self.lacks(condition)
+            if reason:
+                pytest.skip(reason)
 
-    def needs_policy(self, policy: InvalidTransaction) -> None:
-        if policy not in self.policies:
-            pytest.skip(f"it is not made for consensuses that declare {policy}")
+    def lacks(self, condition: str) -> str:
+        """Why a test that needs it cannot be run here; empty where it can."""
+        if condition in ("discard", "reject_block"):
+            return "" if condition in self.policies else f"it is not made for consensuses that declare {condition}"
+        if condition == "waiting":
+            return "" if self.waits else "its transactions do not wait for each other"
+        if condition == "uncommitted parents":
+            return "single-head: it executes on the applied block alone" if "single-head" in self.capabilities else ""
+        if condition == "shards":
+            return "" if self.shards > 1 else "one shard sends nothing"
+        if condition in OPTIONAL:
+            return "" if trio.run(self._is, OPTIONAL[condition]) else f"the component is not {condition}"
+        return "" if condition in self.capabilities else f"no capability {condition}"
 
-    def needs_waiting(self) -> None:
-        if not self.waits:
-            pytest.skip("its transactions do not wait for each other")
+    async def _is(self, protocol: type) -> bool:
+        with tempfile.TemporaryDirectory() as folder:
+            async with self.world(Path(folder)).bare() as node:
+                return isinstance(node.execution, protocol)
 
     @property
     def policy(self) -> InvalidTransaction:
         """Of blocks in which all is valid."""
         return self.policies[0]
+
+
+def only(*conditions: str) -> Callable[[F], F]:
+    """For what a kit's test needs: capabilities, policies, optional protocols by name, and what ``lacks`` knows beside."""
+
+    def mark(function: F) -> F:
+        function.conditions = conditions  # type: ignore[attr-defined]
+        return function
+
+    return mark
 
 
 _chains: dict[tuple[type, int, int], list[Sample]] = {}

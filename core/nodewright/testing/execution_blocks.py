@@ -21,6 +21,7 @@ from nodewright.testing.execution_base import (
     first,
     merged,
     missing_of,
+    only,
     refusal,
 )
 
@@ -184,9 +185,8 @@ class BlockTests(ExecutionKit):
         head = await node.head()
         assert await node.execute(block) == Deferred(block.parent, head)
 
+    @only("uncommitted parents")
     async def test_blocks_stand_on_uncommitted_parents_and_beside_each_other(self, tmp_path: Path) -> None:
-        if "single-head" in self.capabilities:
-            pytest.skip("single-head: it executes on the applied block alone")
         world = self.world(tmp_path)
         block, rival = self._plain(), self._plain(5)
         child = block.after([self.tx(0, 1)], [self.tx(9)], policy=self.policy)
@@ -245,8 +245,8 @@ class BlockTests(ExecutionKit):
             assert sorted(check_accounted(kept, outcomes)) == sorted(sample.id for sample in kept.samples)
             assert await node.state() == state, "what a block discards or retries has an effect"
 
+    @only("discard")
     async def test_discard_gives_each_transaction_one_fate(self, tmp_path: Path) -> None:
-        self.needs_policy("discard")
         one, other = self.pair(0)
         mixed = self._mixed()
         kept = first([one, *self.family(1)], [self.tx(2), self.tx(4)])
@@ -260,9 +260,8 @@ class BlockTests(ExecutionKit):
             assert not merged(outcomes, "retry")
             assert not merged(outcomes, "evicted"), "nothing was reserved here"
 
+    @only("discard", "waiting")
     async def test_discard_lets_a_child_before_its_parent_run_later(self, tmp_path: Path) -> None:
-        self.needs_policy("discard")
-        self.needs_waiting()
         parent, child = self.family(0)
         early = first([child], [self.tx(3), parent])
         await self._as_if(tmp_path / "early", early, first([self.tx(3), parent]))
@@ -283,9 +282,9 @@ class BlockTests(ExecutionKit):
             await node.accept(block, block.after([child]))
             assert await node.state() == state
 
+    @only("discard")
     async def test_what_becomes_of_a_child_does_not_depend_on_who_has_its_parent_reserved(self, tmp_path: Path) -> None:
         """Its parent loses to the block, or is not in it; the nodes know of it by other ways, or not at all."""
-        self.needs_policy("discard")
         winner, _ = self.pair(0)
         loser, child = self.tx(0, 0, 1), self.tx(0, 1, 1)
         blocks = [
@@ -305,14 +304,14 @@ class BlockTests(ExecutionKit):
                     await node.accept(blocks[0])
                     await node.checked(blocks[0])
 
+    @only("discard")
     async def test_discard_passes_over_repetitions(self, tmp_path: Path) -> None:
-        self.needs_policy("discard")
         parent, child = self.family(0)
         block = first([parent, self.tx(2)], [self.tx(2), child, parent], [parent])
         await self._as_if(tmp_path, block, first([parent, self.tx(2), child]))
 
+    @only("discard")
     async def test_what_an_earlier_block_has_done_is_not_done_again(self, tmp_path: Path) -> None:
-        self.needs_policy("discard")
         world = self.world(tmp_path)
         block = first([self.tx(0), *self.family(1)])
         async with world.node("again") as node:
@@ -322,8 +321,8 @@ class BlockTests(ExecutionKit):
             await node.accept(block, block.after([self.tx(2)]))
             assert await node.state() == state, "a transaction has had its effect twice"
 
+    @only("reject_block")
     async def test_reject_block_refuses_and_names_the_first_that_cannot_run(self, tmp_path: Path) -> None:
-        self.needs_policy("reject_block")
         one, other = self.pair(0)
         parent, child = self.family(1)
         good = self._plain(4)

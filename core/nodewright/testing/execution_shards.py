@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import pytest
 import trio
 from attrs import evolve
 
@@ -16,7 +15,7 @@ from nodewright.interfaces.execution import (
     StateParts,
     StateTarget,
 )
-from nodewright.testing.execution_base import Block, ExecutionKit, Node, World, agreed, first
+from nodewright.testing.execution_base import Block, ExecutionKit, Node, World, agreed, first, only
 
 LIES = 24  # places where a witness or a part is changed
 
@@ -42,9 +41,8 @@ class ShardTests(ExecutionKit):
             found.append((request, outcome))
         return found
 
+    @only("witness", "discard")
     async def test_a_witness_alone_gives_the_same_outcome(self, tmp_path: Path) -> None:
-        self.needs("witness")
-        self.needs_policy("discard")
         world = self.world(tmp_path)
         async with world.node() as node, world.bare("without state") as nobody:
             for block in self._line():
@@ -57,9 +55,8 @@ class ShardTests(ExecutionKit):
                 await node.commit(block)
             assert await nobody.execution.applied() is None
 
+    @only("witness", "discard")
     async def test_a_witness_that_shows_another_state_is_incomplete(self, tmp_path: Path) -> None:
-        self.needs("witness")
-        self.needs_policy("discard")
         world = self.world(tmp_path)
         one, two, *_ = self._line()
         async with world.node() as node, world.bare("without state") as nobody:
@@ -80,11 +77,8 @@ class ShardTests(ExecutionKit):
 
     # --- receipts ------------------------------------------------------------------------------------------------------
 
+    @only("sharded", "discard", "shards")
     async def test_a_parcel_is_taken_only_with_what_proves_it(self, tmp_path: Path) -> None:
-        self.needs("sharded")
-        self.needs_policy("discard")
-        if self.shards < 2:
-            pytest.skip("one shard sends nothing")
         world = self.world(tmp_path)
         one, two, *_ = self._line()
         sent = 0
@@ -110,9 +104,8 @@ class ShardTests(ExecutionKit):
             assert sent, "no shard sent anything: the kit would be blind; have payments cross shards"
             await node.accept(two)
 
+    @only("sharded", "discard")
     async def test_shards_go_forward_by_themselves(self, tmp_path: Path) -> None:
-        self.needs("sharded")
-        self.needs_policy("discard")
         world = self.world(tmp_path)
         one, two, *_ = self._line()
         async with world.node("together") as node:
@@ -145,12 +138,12 @@ class ShardTests(ExecutionKit):
 
     # --- states in parts -----------------------------------------------------------------------------------------------
 
+    @only("StateParts")
     async def test_a_state_goes_from_node_to_node_in_parts(self, tmp_path: Path) -> None:
         world = self.world(tmp_path)
         one, two, *_ = self._line()
         async with world.node("giver") as giver:
-            if not isinstance(giver.execution, StateParts):
-                pytest.skip("not StateParts: its state cannot be handed over")
+            assert isinstance(giver.execution, StateParts)
             await giver.accept(one)
             assert await giver.execution.share_state(dict.fromkeys(range(self.shards), one.ref))
             await giver.accept(two)  # what is shared stands still

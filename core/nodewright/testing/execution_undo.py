@@ -9,7 +9,7 @@ import pytest
 from nodewright.errors import NodewrightError
 from nodewright.interfaces.common import Admitted
 from nodewright.interfaces.execution import Outcome, Reverted
-from nodewright.testing.execution_base import Block, ExecutionKit, Node, by_id, check_accounted, first, merged
+from nodewright.testing.execution_base import Block, ExecutionKit, Node, by_id, check_accounted, first, merged, only
 
 
 class UndoTests(ExecutionKit):
@@ -38,8 +38,8 @@ class UndoTests(ExecutionKit):
         assert {*reverted.removed}.isdisjoint(ids), "what returns is not removed"
         return reverted
 
+    @only("undo")
     async def test_revert_restores_exactly_one_block_and_several(self, tmp_path: Path) -> None:
-        self.needs("undo")
         world = self.world(tmp_path)
         blocks = self._branch()
         async with world.node() as node:
@@ -65,8 +65,8 @@ class UndoTests(ExecutionKit):
             await node.accept(*blocks)
             await node.checked(blocks[-1])
 
+    @only("undo")
     async def test_what_came_out_can_be_admitted_and_ordered_again(self, tmp_path: Path) -> None:
-        self.needs("undo")
         world = self.world(tmp_path)
         blocks = self._branch()
         samples = by_id(sample for block in blocks for sample in block.samples)
@@ -89,8 +89,8 @@ class UndoTests(ExecutionKit):
             await node.accept(whole)
             assert await node.state() == state
 
+    @only("undo")
     async def test_another_branch_is_as_if_the_first_had_never_been(self, tmp_path: Path) -> None:
-        self.needs("undo")
         world = self.world(tmp_path)
         async with world.node("straight") as node:
             for block in self._other():
@@ -114,8 +114,8 @@ class UndoTests(ExecutionKit):
                         await node.checked(block)
                 await node.checked(self._other()[-1])
 
+    @only("undo")
     async def test_what_lost_to_a_block_can_come_back_when_the_block_goes(self, tmp_path: Path) -> None:
-        self.needs("undo")
         world = self.world(tmp_path)
         winner, loser = self.pair(0)
         block = first([winner, self.tx(1)], policy=self.policy)
@@ -129,8 +129,8 @@ class UndoTests(ExecutionKit):
             assert isinstance(answer, Admitted) and not answer.known, answer
             await node.accept(first([loser], policy=self.policy))
 
+    @only("undo")
     async def test_only_the_applied_block_is_undone(self, tmp_path: Path) -> None:
-        self.needs("undo")
         world = self.world(tmp_path)
         one, two, _ = self._branch()
         rival = first([self.tx(5)], policy=self.policy, salt=b"never applied")
