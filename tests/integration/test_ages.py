@@ -105,3 +105,37 @@ def test_what_a_reorganisation_makes_too_young_waits(
         assert (kept, displaced) == (4, 0)
 
     tell(story)
+
+
+def test_a_block_that_comes_too_early_is_refused(tell: Any, money: Any) -> None:
+    """Alpha mines by the rules of Genesis, beta by those before it."""
+
+    async def story(world: Any) -> None:
+        alpha = await world.node("alpha")
+        world.parameters = attrs.evolve(world.parameters, genesis_height=1000, chronicle_height=2000)
+        beta = await world.node("beta")
+        parent = spend(money, money.genesis_coins()[0], 2)
+        child = spend(money, money.coins_of(parent)[0], 1, 3)
+        await alpha.accept(parent)
+        await alpha.generate()
+        await alpha.generate()
+        await world.together()
+        good = beta.head
+        await alpha.accept(child)
+        await alpha.generate()  # at 3, where 4 is due
+        await money.until(lambda: bool(beta.events.of("block_refused")))
+        (refused,) = beta.events.of("block_refused")
+        assert (refused["code"], refused["final"], refused["height"]) == ("bad-txns-nonfinal", True, 3)
+        assert refused["transaction"] == child.txid[::-1].hex()
+        assert beta.head == good
+        # Beta has cut alpha off, and goes on by itself.
+        (answer,) = await beta.submit(child)
+        assert isinstance(answer, Refused)
+        await beta.generate()
+        await beta.accept(child)
+        await beta.generate()
+        blocks = await beta.blocks()
+        assert [tx.txid for tx in blocks[3][1][1:]] == [child.txid]
+        assert len(beta.events.of("block_refused")) == 1
+
+    tell(story)
