@@ -58,7 +58,7 @@ _OWNER_ONLY: Final = (DeployContract, Stake, AddKey, DeleteKey, DeleteAccount)
 @define
 class Result:
     """What actions of one receipt have come to so far. ``value`` is what was returned: nothing, bytes, or the index of the
-    new receipt that will return it."""
+    new receipt that will return it. ``codes`` that were called, by hash, and the work to make each ready."""
 
     gas_burnt: int = 0
     gas_used: int = 0
@@ -68,6 +68,7 @@ class Result:
     receipts: list[Receipt] = field(factory=list)
     proposals: list[ValidatorStakeV1] = field(factory=list)
     value: bytes | int | None = None
+    codes: dict[bytes, int] = field(factory=dict)
 
 
 @define

@@ -75,6 +75,10 @@ class Limits:
     initial_memory_pages: int = 1_024
     max_memory_pages: int = 2_048
     max_deletion_storage: int = 10_000
+    max_functions: int = 10_000
+    max_locals: int = 1_000_000
+    max_tables: int = 1
+    max_table_elements: int = 10_000
 
 
 @frozen

@@ -6,7 +6,9 @@ go back by receipts of their own, from ``system``, which cost nothing; one that 
 
 from __future__ import annotations
 
-from attrs import define, frozen
+from collections.abc import Mapping
+
+from attrs import define, field, frozen
 
 from nodewright.interfaces.verifier import Verifier
 from nodewright_near import actions
@@ -71,13 +73,14 @@ class Setting:
 @define
 class Done:
     """Of one receipt: its outcome (None where it waits), the receipts it sends with their ids, what left the supply, and
-    ``work``: what it took of the node beside gas, in the same unit."""
+    ``work``: what it took of the node beside gas, in the same unit; of ``codes``, by hash, each counts once a chunk."""
 
     outcome: Outcome | None = None
     receipts: tuple[Receipt, ...] = ()
     proposals: tuple[ValidatorStakeV1, ...] = ()
     burnt: int = 0
     work: int = 0
+    codes: Mapping[bytes, int] = field(factory=dict)
 
 
 def process(setting: Setting, state: State, receipt: Receipt) -> Done:
@@ -175,7 +178,8 @@ def _apply(setting: Setting, state: State, receipt: Receipt) -> Done:
         tuple(result.logs),
         None if failure is None else failure.value(),
     )
-    return Done(outcome, sent, tuple(result.proposals), burnt + tokens - reward, result.host_calls * HOST_CALL_WORK)
+    work = result.host_calls * HOST_CALL_WORK
+    return Done(outcome, sent, tuple(result.proposals), burnt + tokens - reward, work, result.codes)
 
 
 def _settle_account(actor: Actor) -> None:
@@ -288,6 +292,7 @@ def _call(
     result.gas_used += outcome.gas_used
     result.contract_gas += outcome.gas_burnt
     result.host_calls += outcome.host_calls
+    result.codes[account.code_hash] = outcome.code_work
     result.logs += outcome.logs
     if outcome.error is not None:
         raise ActionFailure({"FunctionCallError": outcome.error})

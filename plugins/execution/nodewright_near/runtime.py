@@ -136,6 +136,7 @@ class _Chunk:
         self.transfers = Transfers(given.parameters, state, given.height, given.gas_price)
         self.by_hand = self.transfers.possible
         self.work = 0  # of the host for contracts, beside gas
+        self.codes: dict[bytes, int] = {}  # that were called, and what of the work is theirs
         self.local: list[Receipt] = []
         self.backlog: Backlog
 
@@ -331,6 +332,10 @@ class _Chunk:
         result = self.result
         result.balance_burnt += done.burnt
         self.work += done.work
+        for code, work in done.codes.items():
+            if work > self.codes.get(code, 0):
+                self.work += work - self.codes.get(code, 0)
+                self.codes[code] = work
         result.proposals += done.proposals
         if done.outcome is not None:
             result.outcomes.append(done.outcome)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nodewright.interfaces.execution import HEAD
+from nodewright_near.contracts import machine
 from nodewright_near.contracts.wasm import NotWasm, prepare
 from nodewright_near.outcomes import Failure, SuccessReceiptId, SuccessValue
 from nodewright_near.parameters import Limits
@@ -242,15 +243,57 @@ async def test_one_receipt_deploys_and_initialises(world: World) -> None:
 
 
 def test_memory_is_imported_with_the_protocols_bounds_and_sections_survive() -> None:
-    code = prepare(wasm(BOOK), Limits())
+    code = prepare(wasm(BOOK), Limits()).code
     module = wasmtime.Module(wasmtime.Engine(), code)
     (memory,) = [item.type for item in module.imports if isinstance(item.type, wasmtime.MemoryType)]
     assert (memory.limits.min, memory.limits.max) == (1024, 2048)
-    assert prepare(code, Limits()) == code
+    assert prepare(code, Limits()).code == code
     assert {item.name for item in module.exports} >= {"memory", "set", "get"}
     for bad in (b"", b"\0asm", code[:-1], b"\0asm\x01\0\0\0\x02\xff"):
         with pytest.raises(NotWasm):
             prepare(bad, Limits())
+
+
+SMALL = '(func (export "set"))'
+
+
+async def test_code_that_would_take_the_compiler_long_is_none(world: World) -> None:
+    """Of a shape that NEAR refuses too, by its names; a table grows no further than it may begin."""
+    many = "(func (local" + " i64" * 40_000 + "))"
+    shapes = [
+        (SMALL + "(func)" * 10_000, "TooManyFunctions"),
+        (SMALL + many * 26, "TooManyLocals"),
+        (SMALL + "(table 10001 funcref)", "TooManyTableElements"),
+        (SMALL + "(table 1 funcref) (table 1 funcref)", "TooManyTables"),
+    ]
+    w = await world(PEOPLE).open()
+    for fields, name in shapes:
+        signed = w.sign("bob.near", "bob.near", DeployContract(wasm(f"(module {fields})")), call("set"))
+        await w.settle(signed)
+        error = w.fate(signed)[1].error["ActionError"]
+        assert error["kind"] == {"FunctionCallError": {"CompilationError": {"PrepareError": name}}}
+    grows = """(module (table 1 funcref) (func (export "set")
+      (if (i32.ne (table.grow (ref.null func) (i32.const 9999)) (i32.const 1)) (then unreachable))
+      (if (i32.ne (table.grow (ref.null func) (i32.const 100000000)) (i32.const -1)) (then unreachable))))"""
+    signed = w.sign("bob.near", "bob.near", DeployContract(wasm(grows)), call("set"))
+    await w.settle(signed)
+    assert w.fate(signed)[1].error is None
+
+
+async def test_codes_that_take_long_to_make_ready_are_spread_over_chunks(world: World, monkeypatch: Any) -> None:
+    """However little gas their calls burn; what is called again in a chunk counts once."""
+    monkeypatch.setattr(machine, "FUNCTION_WORK", 6 * 10**14)
+    w = await world(PEOPLE).open()
+    codes = {name: wasm(f'(module {SMALL} (data "{name}") (memory 1))') for name in PEOPLE}
+    await w.settle(*[w.sign(name, name, DeployContract(code)) for name, code in codes.items()])
+    sent = [w.sign(name, name, call("set")) for name in codes for _ in range(2)]
+    ran = []
+    await w.block(*sent, witness=True)
+    for _ in range(4):
+        ran.append(sum(one.receipt_ids[0] in w.outcomes for one in map(w.outcomes.__getitem__, [one.id for one in sent])))
+        await w.block(witness=True)
+    assert ran == [3, 5, 6, 6], "a second code is more than a chunk has time for"
+    assert all(w.fate(one)[1].error is None for one in sent)
 
 
 METHODS = ["set", "get", "forget", "set_and_fail", "caller", "ask", "got", "pay", "spin", "curve", "nothing", "outside"]

@@ -50,7 +50,8 @@ class Call:
 @define
 class CallOutcome:
     """``value`` as in ``actions.Result``; ``receipts`` have no id yet. On an error nothing but gas and logs counts.
-    ``host_calls`` count for how much a chunk runs beside its gas, and nobody pays for them."""
+    ``host_calls`` count for how much a chunk runs beside its gas, and nobody pays for them; so does ``code_work``, what it
+    takes to make the code ready."""
 
     gas_burnt: int
     gas_used: int
@@ -61,6 +62,7 @@ class CallOutcome:
     logs: list[str] = field(factory=list)
     error: ErrorValue | None = None
     host_calls: int = 0
+    code_work: int = 0
 
 
 class Machine(Protocol):

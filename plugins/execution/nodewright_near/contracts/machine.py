@@ -23,7 +23,7 @@ from nodewright.interfaces.verifier import Verifier
 from nodewright_near.contracts.calls import Call, CallOutcome
 from nodewright_near.contracts.host_promises import PromiseHost
 from nodewright_near.contracts.linking import Imports, running
-from nodewright_near.contracts.meter import COSTS, HostFailure, Meter
+from nodewright_near.contracts.meter import CODE_BYTE_WORK, COSTS, FUNCTION_WORK, HostFailure, Meter
 from nodewright_near.contracts.wasm import NotWasm, prepare
 from nodewright_near.errors import ErrorValue
 from nodewright_near.state import State
@@ -98,6 +98,15 @@ class _Compiled:
     module: wasmtime.Module
     imports: Imports
     methods: dict[str, bool]
+    work: int
+
+
+@frozen
+class _Refused:
+    """A code that is no contract, by NEAR's name for why."""
+
+    name: str
+    work: int
 
 
 class WasmtimeMachine:
@@ -113,29 +122,34 @@ class WasmtimeMachine:
         self._engine = wasmtime.Engine(config)
         self._verifier = verifier
         self._max = max_compiled
-        self._compiled: OrderedDict[bytes, _Compiled | str] = OrderedDict()
+        self._compiled: OrderedDict[bytes, _Compiled | _Refused] = OrderedDict()
 
-    def _module(self, call: Call) -> _Compiled | str:
+    def _module(self, call: Call) -> _Compiled | _Refused:
         """Compiled, or why it cannot be. Two threads may compile the same code: the later one's stays."""
         found = self._compiled.pop(call.code_hash, None)
         if found is None:
-            try:
-                found = self._compile(prepare(call.code, call.parameters.limits))
-            except (NotWasm, wasmtime.WasmtimeError) as error:
-                found = str(error).splitlines()[0]
+            found = self._compile(call)
         self._compiled[call.code_hash] = found  # the last in the order: the one used last
         while len(self._compiled) > self._max:
             self._compiled.popitem(last=False)
         return found
 
-    def _compile(self, code: bytes) -> _Compiled:
-        module = wasmtime.Module(self._engine, code)
+    def _compile(self, call: Call) -> _Compiled | _Refused:
+        work = CODE_BYTE_WORK * len(call.code)
+        try:
+            prepared = prepare(call.code, call.parameters.limits)
+            work += FUNCTION_WORK * prepared.functions
+            module = wasmtime.Module(self._engine, prepared.code)
+        except NotWasm as error:
+            return _Refused(error.name, work)
+        except wasmtime.WasmtimeError:
+            return _Refused("Deserialization", work)
         methods = {}
         for item in module.exports:
             kind = item.type
             if isinstance(kind, wasmtime.FuncType):
                 methods[item.name or ""] = not kind.params and not kind.results
-        return _Compiled(module, Imports(module), methods)
+        return _Compiled(module, Imports(module), methods, work)
 
     def call(self, call: Call, state: State) -> CallOutcome:
         limits = call.parameters.limits
@@ -149,7 +163,14 @@ class WasmtimeMachine:
         if error is not None:
             burnt = meter.burnt
             return CallOutcome(
-                burnt, burnt, call.balance, call.storage_usage, logs=host.logs, error=error, host_calls=meter.host_calls
+                burnt,
+                burnt,
+                call.balance,
+                call.storage_usage,
+                logs=host.logs,
+                error=error,
+                host_calls=meter.host_calls,
+                code_work=meter.code_work,
             )
         meter.promise(host.promises.share_out(meter.prepaid - meter.used))
         return CallOutcome(
@@ -161,6 +182,7 @@ class WasmtimeMachine:
             host.promises.receipts(),
             host.logs,
             host_calls=meter.host_calls,
+            code_work=meter.code_work,
         )
 
     def _run(self, call: Call, host: PromiseHost) -> ErrorValue | None:
@@ -168,8 +190,9 @@ class WasmtimeMachine:
             return {"MethodResolveError": "MethodEmptyName"}
         host.meter.burn(COSTS.contract_loading_base + COSTS.contract_loading_byte * len(call.code))
         compiled = self._module(call)
-        if isinstance(compiled, str):
-            return {"CompilationError": {"PrepareError": "Deserialization"}}
+        host.meter.code_work = compiled.work
+        if isinstance(compiled, _Refused):
+            return {"CompilationError": {"PrepareError": compiled.name}}
         if call.method not in compiled.methods:
             return {"MethodResolveError": "MethodNotFound"}
         if not compiled.methods[call.method]:
@@ -177,6 +200,7 @@ class WasmtimeMachine:
         if compiled.imports.problem:
             return {"ExecutionError": f"Link Error: {compiled.imports.problem}"}
         with wasmtime.Store(self._engine) as store:
+            store.set_limits(table_elements=call.parameters.limits.max_table_elements)  # memory has bounds of its own
             return self._started(call, host, compiled, store)
 
     def _started(self, call: Call, host: PromiseHost, compiled: _Compiled, store: wasmtime.Store) -> ErrorValue | None:

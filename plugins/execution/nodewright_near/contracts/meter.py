@@ -67,6 +67,10 @@ class HostCosts:
 COSTS: Final = HostCosts()
 # What calling the host takes of this node beside its gas, as time of which a chunk's gas limit stands for one second.
 HOST_CALL_WORK: Final = 4 * 10**9
+# And what a contract's code takes of it, in the same unit: once a chunk, since most are compiled already. A function takes
+# the compiler some 100 us, however small it is, and most code more than 0.2 us a byte.
+FUNCTION_WORK: Final = 10**11
+CODE_BYTE_WORK: Final = 2 * 10**8
 # How often the contracts that one receipt calls may call their host. What reads or writes costs so much gas that nobody
 # comes near it; a million of the cheapest would take longer than the time in which a block is to be made.
 MAX_HOST_CALLS: Final = 120_000
@@ -86,6 +90,7 @@ class Meter:
         self.burnt = 0
         self.promised = 0
         self.host_calls = 0
+        self.code_work = 0
         self._most_host_calls = host_calls
 
     @property

@@ -5,18 +5,33 @@ Only the frame of the binary is read here (sections, imports, limits); whether t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
+
+from attrs import frozen
 
 from nodewright_near.parameters import Limits
 
 MAGIC: Final = b"\0asm\x01\0\0\0"
-_CUSTOM, _IMPORT, _MEMORY = 0, 2, 5
+_CUSTOM, _IMPORT, _FUNCTIONS, _TABLES, _MEMORY, _CODE = 0, 2, 3, 4, 5, 10
 _FUNCTION_KIND, _TABLE_KIND, _MEMORY_KIND, _GLOBAL_KIND = 0, 1, 2, 3
 MAX_IMPORTS: Final = 10_000
 
 
 class NotWasm(ValueError):
-    """The bytes are no module that a contract may be."""
+    """The bytes are no module that a contract may be. ``name`` is NEAR's for it."""
+
+    def __init__(self, reason: str, name: str = "Deserialization") -> None:
+        super().__init__(reason)
+        self.name = name
+
+
+@frozen
+class Prepared:
+    """A module for the compiler, and how many functions it defines."""
+
+    code: bytes
+    functions: int
 
 
 class _Bytes:
@@ -95,7 +110,51 @@ def _imports(body: bytes) -> list[bytes]:
     return found
 
 
-def prepare(code: bytes, limits: Limits) -> bytes:
+def _locals(body: bytes, most: int) -> None:
+    """Of the section with the functions' code: no more variables of their own than that, all together."""
+    source, total = _Bytes(body), 0
+    for _ in range(source.number()):
+        size = source.number()
+        end = source.at + size
+        for _ in range(source.number()):
+            total += source.number()
+            source.take(1)
+            if total > most or source.at > end:
+                raise NotWasm(f"functions have more than {most} variables of their own", "TooManyLocals")
+        source.take(end - source.at)
+
+
+def _tables(body: bytes, limits: Limits) -> None:
+    source = _Bytes(body)
+    count = source.number()
+    if count > limits.max_tables:
+        raise NotWasm(f"{count} tables are too many", "TooManyTables")
+    for _ in range(count):
+        source.take(1)
+        table = _Bytes(_limits(source))
+        table.take(1)
+        if table.number() > limits.max_table_elements:
+            raise NotWasm("a table has too many elements", "TooManyTableElements")
+    if source.at != len(body):
+        raise NotWasm("a table is of no kind that contracts have")
+
+
+def _functions(sections: Sequence[tuple[int, bytes]], limits: Limits) -> int:
+    """How many it defines. What takes the compiler long is bounded here: its time follows from these, not from gas."""
+    functions = 0
+    for kind, body in sections:
+        if kind == _FUNCTIONS:
+            functions = _Bytes(body).number()
+            if functions > limits.max_functions:
+                raise NotWasm(f"{functions} functions are too many", "TooManyFunctions")
+        elif kind == _TABLES:
+            _tables(body, limits)
+        elif kind == _CODE:
+            _locals(body, limits.max_locals)
+    return functions
+
+
+def prepare(code: bytes, limits: Limits) -> Prepared:
     """The module with memory ``env.memory`` of the protocol's bounds. Raises NotWasm."""
     if code[:8] != MAGIC:
         raise NotWasm("the code is not WebAssembly")
@@ -111,8 +170,10 @@ def prepare(code: bytes, limits: Limits) -> bytes:
             imports = _imports(body)
         elif kind not in (_CUSTOM, _MEMORY):
             sections.append((kind, body))
+    functions = _functions(sections, limits)
     # Memory comes first: it is the only one, so that no index of functions, tables or globals moves.
     section = _number(1 + len(imports)) + memory + b"".join(imports)
     place = 1 if sections and sections[0][0] == 1 else 0
     sections.insert(place, (_IMPORT, section))
-    return MAGIC + b"".join(bytes([kind]) + _number(len(body)) + body for kind, body in sections)
+    whole = MAGIC + b"".join(bytes([kind]) + _number(len(body)) + body for kind, body in sections)
+    return Prepared(whole, functions)
