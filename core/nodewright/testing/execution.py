@@ -22,15 +22,16 @@ with its reason. ``examples`` is how many programs Hypothesis tries, ``cuts`` in
 
 import pytest
 
-_PARTS = ("base", "admission", "blocks", "undo", "faults", "shards", "random")
+_PARTS = ("terms", "base", "admission", "blocks", "undo", "faults", "shards", "random")
 pytest.register_assert_rewrite(*[f"nodewright.testing.execution_{part}" for part in _PARTS])
 
 from nodewright.testing.execution_admission import AdmissionTests  # noqa: E402 (what fails is told in detail)
-from nodewright.testing.execution_base import GENESIS, GENESIS_TIME, LONGEST_CHAIN, ExecutionKit, Sample  # noqa: E402
+from nodewright.testing.execution_base import ExecutionKit  # noqa: E402
 from nodewright.testing.execution_blocks import BlockTests  # noqa: E402
 from nodewright.testing.execution_faults import FaultTests  # noqa: E402
 from nodewright.testing.execution_random import RandomTests  # noqa: E402
 from nodewright.testing.execution_shards import ShardTests  # noqa: E402
+from nodewright.testing.execution_terms import GENESIS, GENESIS_TIME, LONGEST_CHAIN, Sample  # noqa: E402
 from nodewright.testing.execution_undo import UndoTests  # noqa: E402
 
 __all__ = ["GENESIS", "GENESIS_TIME", "LONGEST_CHAIN", "ExecutionKit", "ExecutionTests", "Sample"]

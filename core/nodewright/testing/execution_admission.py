@@ -17,7 +17,8 @@ from nodewright.interfaces.execution import (
     Unhurried,
     Upgrading,
 )
-from nodewright.testing.execution_base import GENESIS_TIME, ExecutionKit, Node, Sample, bundle_of, first, merged, only
+from nodewright.testing.execution_base import ExecutionKit, Node, only
+from nodewright.testing.execution_terms import GENESIS, GENESIS_TIME, Sample, bundle_of, first, merged
 
 KINDS = {"malformed", "invalid", "policy", "conflict", "missing", "frozen", "locked", "expired", "busy"}
 GARBAGE = (b"", b"\0", b"\xff" * 40, b"no transaction", b"\xff" * 2_000_000)
@@ -92,7 +93,7 @@ class AdmissionTests(ExecutionKit):
         async with world.node() as node:
             before = await node.state()
             await node.admit(self.tx(0), self.tx(0, 1), self.tx(1, variant=1))
-            assert await node.head() == self.genesis_block
+            assert await node.head() == GENESIS
             assert await node.state() == before
         async with world.node() as node:
             assert await node.state() == before
@@ -201,14 +202,14 @@ class AdmissionTests(ExecutionKit):
         raws = [one.raw, self.invalid(1).raw, other.raw, self.tx(2).raw, b"garbage", one.raw]
         async with world.node("whole") as node:
             assert isinstance(node.execution, Unhurried)
-            whole = await node.execution.admit(raws, self.genesis_block, GENESIS_TIME)
+            whole = await node.execution.admit(raws, GENESIS, GENESIS_TIME)
         async with world.node("quick") as node:
             assert isinstance(node.execution, Unhurried)
-            assert await node.execution.prepare(one.raw, self.genesis_block, GENESIS_TIME) is None
-            refused_alone = await node.execution.prepare(self.invalid(1).raw, self.genesis_block, GENESIS_TIME)
+            assert await node.execution.prepare(one.raw, GENESIS, GENESIS_TIME) is None
+            refused_alone = await node.execution.prepare(self.invalid(1).raw, GENESIS, GENESIS_TIME)
             assert isinstance(refused_alone, Refused)
             assert await node.execution.release([one.id]) == [], "prepare stages nothing"
-            quick = await node.execution.admit_quick(raws, self.genesis_block, GENESIS_TIME)
+            quick = await node.execution.admit_quick(raws, GENESIS, GENESIS_TIME)
         for slow_answer, quick_answer in zip(whole, quick, strict=True):
             if isinstance(quick_answer, Refused) and quick_answer.kind == "busy":
                 assert "slow" in quick_answer.data

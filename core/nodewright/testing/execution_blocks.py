@@ -10,10 +10,10 @@ import trio
 
 from nodewright.errors import UnknownQuery
 from nodewright.interfaces.execution import HEAD, Deferred, Execution, Incomplete, Invalid, Outcome
-from nodewright.testing.execution_base import (
+from nodewright.testing.execution_base import ExecutionKit, Node, only
+from nodewright.testing.execution_terms import (
+    GENESIS,
     Block,
-    ExecutionKit,
-    Node,
     Sample,
     agreed,
     bundle_of,
@@ -21,7 +21,6 @@ from nodewright.testing.execution_base import (
     first,
     merged,
     missing_of,
-    only,
     refusal,
 )
 
@@ -35,20 +34,20 @@ class BlockTests(ExecutionKit):
             assert execution.capabilities == self.capabilities, "the spec provides what the component has, and no more"
             assert execution.format, "its state format has a name"
             assert await execution.applied() is None
-            start = await execution.genesis(self.genesis, self.genesis_block)
+            start = await execution.genesis(self.genesis, GENESIS)
             world.start = start
             if "sharded" in self.capabilities:
                 assert start is not None and len(start) == 32 * self.shards, "32 bytes for every shard"
             state = await node.state()
-            assert [await execution.applied(shard) for shard in range(self.shards)] == [self.genesis_block] * self.shards
-            assert await execution.genesis(self.genesis, self.genesis_block) == start, "genesis is idempotent"
+            assert [await execution.applied(shard) for shard in range(self.shards)] == [GENESIS] * self.shards
+            assert await execution.genesis(self.genesis, GENESIS) == start, "genesis is idempotent"
             assert await node.state() == state
         async with world.node() as node:
-            assert await node.head() == self.genesis_block, "the genesis state outlives its process"
+            assert await node.head() == GENESIS, "the genesis state outlives its process"
             assert await node.state() == state
             await node.accept(self._plain())
-            assert await node.execution.genesis(self.genesis, self.genesis_block) == start
-            assert await node.head() != self.genesis_block, "genesis is for an empty store"
+            assert await node.execution.genesis(self.genesis, GENESIS) == start
+            assert await node.head() != GENESIS, "genesis is for an empty store"
 
     async def test_a_query_that_it_does_not_have_is_said_to_be_unknown(self, tmp_path: Path) -> None:
         async with self.world(tmp_path).node() as node:
@@ -114,10 +113,10 @@ class BlockTests(ExecutionKit):
         async with world.node() as node:
             before = await node.state()
             await node.run(self._plain())
-            assert await node.head() == self.genesis_block
+            assert await node.head() == GENESIS
             assert await node.state() == before
         async with world.node() as node:
-            assert await node.head() == self.genesis_block, "what was executed is durable before it is committed"
+            assert await node.head() == GENESIS, "what was executed is durable before it is committed"
             assert await node.state() == before
             await node.accept(self._plain())
             assert await node.state() != before, "the state that the author reads shows no change: the kit would be blind"
@@ -194,7 +193,7 @@ class BlockTests(ExecutionKit):
         async with world.node("first all executed") as node:
             for one in (block, rival, other, child):
                 await node.run(one)
-            assert await node.head() == self.genesis_block
+            assert await node.head() == GENESIS
             for shard in range(self.shards):
                 await node.execution.abandon(rival.ref, shard)
             await node.commit(block)

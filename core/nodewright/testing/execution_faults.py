@@ -15,8 +15,9 @@ import trio
 from attrs import frozen
 
 from nodewright.interfaces.common import BlockRef
-from nodewright.testing.execution_base import Block, ExecutionKit, Node, World, bundle_of, first, until_cut
+from nodewright.testing.execution_base import ExecutionKit, Node, World
 from nodewright.testing.execution_disk import Interruption
+from nodewright.testing.execution_terms import GENESIS, Block, bundle_of, first, until_cut
 from nodewright.testing.power import Power
 
 
@@ -71,7 +72,7 @@ class FaultTests(ExecutionKit):
         """How many writes the story takes; the states at its blocks are agreed from then on."""
         power = Power()
         async with world.node("uncut", power) as node:
-            world.states[self.genesis_block.id] = await node.state()
+            world.states[GENESIS.id] = await node.state()
             for move in self._story():
                 await self._move(node, move)
                 state = await node.state()
@@ -99,15 +100,15 @@ class FaultTests(ExecutionKit):
 
         cut = await until_cut(told)
         world.crash(name, cut_at)
-        at = story[done - 1].end if done else self.genesis_block
+        at = story[done - 1].end if done else GENESIS
         # What may stand there: the block whose move had returned, or that of the move under way.
         allowed = {at} if not cut else {at, *(move.end for move in story[done : done + 1])}
         if self.late_sync:
-            allowed |= {self.genesis_block, *(move.end for move in story[:done])}
+            allowed |= {GENESIS, *(move.end for move in story[:done])}
         async with world.bare(name) as node:
             applied = await node.execution.applied(0)
             assert applied in allowed or (applied is None and done == 0), f"cut {name}: {applied} is applied, not {allowed}"
-            assert await node.execution.genesis(self.genesis, self.genesis_block) == world.start
+            assert await node.execution.genesis(self.genesis, GENESIS) == world.start
             await self._level(node, story)
             applied = await node.head()
             await node.execution.release_unclaimed()
@@ -208,9 +209,9 @@ class FaultTests(ExecutionKit):
         async def goes_back(node: Node) -> None:
             if await node.head() == one.ref:
                 await node.revert(one)
-            assert await node.head() == self.genesis_block
+            assert await node.head() == GENESIS
             node.held.update(dict.fromkeys(sample.id for sample in one.samples))
-            assert await node.state() == world.states[self.genesis_block.id]
+            assert await node.state() == world.states[GENESIS.id]
             await self._tell(node, story[:2])
             assert await node.state() == world.states[two.ref.id]
 

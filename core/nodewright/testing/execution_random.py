@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nodewright.interfaces.execution import Incomplete, Invalid, Outcome
-from nodewright.testing.execution_base import Block, ExecutionKit, Node, Sample, bundle_of, check_accounted
+from nodewright.testing.execution_base import ExecutionKit, Node
+from nodewright.testing.execution_terms import GENESIS, Block, Sample, bundle_of, check_accounted
 
 # (purse, place in its chain, variant): few, so that they meet. A place beyond the chain stands for an invalid one.
 NAME = st.tuples(st.integers(0, 3), st.sampled_from((0, 0, 0, 1, 1, 2, 9)), st.sampled_from((0, 0, 0, 1)))
@@ -60,7 +61,7 @@ class RandomTests(ExecutionKit):
             crashed = False
             while True:
                 async with world.node("restarting") as other:
-                    assert await other.head() == (chain[-1].ref if chain else self.genesis_block), "a restart lost a block"
+                    assert await other.head() == (chain[-1].ref if chain else GENESIS), "a restart lost a block"
                     await other.execution.release_unclaimed()
                     crashed = await self._until_restart([steady, other], chain, remaining)
                     if not remaining:
@@ -90,7 +91,7 @@ class RandomTests(ExecutionKit):
                 case "block", bundles, policy, fate:
                     salt = b"%d" % len(remaining)
                     lots = tuple(tuple(self._named(names)) for names in bundles)
-                    parent = chain[-1].ref if chain else self.genesis_block
+                    parent = chain[-1].ref if chain else GENESIS
                     await self._block(
                         nodes, chain, Block(parent, lots, self.policies[policy % len(self.policies)], salt), fate
                     )

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from nodewright.interfaces.execution import HEAD, Execution
-from nodewright.testing.execution_base import GENESIS, ExecutionKit, Sample
+from nodewright.testing.execution_base import ExecutionKit
+from nodewright.testing.execution_terms import GENESIS, Sample
 from nodewright.testing.shapes import plugin
 from nodewright.testing.shapes.codec import u8
 from nodewright.testing.shapes.coin_formats import transfer as pay

@@ -15,7 +15,8 @@ from nodewright.interfaces.execution import (
     StateParts,
     StateTarget,
 )
-from nodewright.testing.execution_base import Block, ExecutionKit, Node, World, agreed, first, only
+from nodewright.testing.execution_base import ExecutionKit, Node, World, only
+from nodewright.testing.execution_terms import Block, agreed, first
 
 LIES = 24  # places where a witness or a part is changed
 

@@ -9,7 +9,8 @@ import pytest
 from nodewright.errors import NodewrightError
 from nodewright.interfaces.common import Admitted
 from nodewright.interfaces.execution import Outcome, Reverted
-from nodewright.testing.execution_base import Block, ExecutionKit, Node, by_id, check_accounted, first, merged, only
+from nodewright.testing.execution_base import ExecutionKit, Node, only
+from nodewright.testing.execution_terms import GENESIS, Block, by_id, check_accounted, first, merged
 
 
 class UndoTests(ExecutionKit):
@@ -43,7 +44,7 @@ class UndoTests(ExecutionKit):
         world = self.world(tmp_path)
         blocks = self._branch()
         async with world.node() as node:
-            world.states[self.genesis_block.id] = await node.state()
+            world.states[GENESIS.id] = await node.state()
             for block in blocks:
                 await node.accept(block)
                 await node.checked(block)
@@ -60,8 +61,8 @@ class UndoTests(ExecutionKit):
                 await self._back(node, block)
                 assert await node.state() == world.states[block.parent.id]
         async with world.node() as node:
-            assert await node.head() == self.genesis_block, "a revert is durable"
-            assert await node.state() == world.states[self.genesis_block.id]
+            assert await node.head() == GENESIS, "a revert is durable"
+            assert await node.state() == world.states[GENESIS.id]
             await node.accept(*blocks)
             await node.checked(blocks[-1])
 
@@ -137,8 +138,8 @@ class UndoTests(ExecutionKit):
         async with world.node() as node:
             before = await node.state()
             with pytest.raises(Exception):  # noqa: B017 (which one is the execution's own)
-                await node.execution.revert(self.genesis_block)
-            assert await node.head() == self.genesis_block and await node.state() == before
+                await node.execution.revert(GENESIS)
+            assert await node.head() == GENESIS and await node.state() == before
             await node.accept(one, two)
             await node.checked(two)
             for block in (one, rival):
