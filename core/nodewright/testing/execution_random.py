@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import trio
+from attrs import define, field
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nodewright.interfaces.common import BlockRef
 from nodewright.interfaces.execution import Incomplete, Invalid, Outcome
 from nodewright.testing.execution_base import ExecutionKit, Node
 from nodewright.testing.execution_terms import GENESIS, Block, Sample, bundle_of, check_accounted
@@ -36,8 +38,24 @@ OPERATION = st.one_of(
     st.tuples(st.just("release"), NODE, NAMES),
     st.tuples(st.just("bundle"), NODE, NAMES),
     st.tuples(st.just("revert")),
-    st.tuples(st.just("restart"), st.booleans()),
+    st.tuples(st.just("restart"), st.booleans(), st.booleans()),
 )
+
+
+@define
+class Line:
+    """Blocks one upon the other: ``committed``, and ``above`` them those that are executed alone."""
+
+    committed: list[Block] = field(factory=list)
+    above: list[Block] = field(factory=list)
+
+    @property
+    def applied(self) -> BlockRef:
+        return self.committed[-1].ref if self.committed else GENESIS
+
+    @property
+    def tip(self) -> BlockRef:
+        return self.above[-1].ref if self.above else self.applied
 
 
 class RandomTests(ExecutionKit):
@@ -56,26 +74,30 @@ class RandomTests(ExecutionKit):
 
     async def _run_program(self, program: list[Any], folder: Path) -> None:
         world = self.world(folder)
-        remaining, chain = list(program), list[Block]()
+        remaining, line = list(program), Line()
         async with world.node("steady") as steady:
-            crashed = False
+            crashed, claimed = False, True
             while True:
                 async with world.node("restarting") as other:
-                    assert await other.head() == (chain[-1].ref if chain else GENESIS), "a restart lost a block"
-                    await other.execution.release_unclaimed()
-                    crashed = await self._until_restart([steady, other], chain, remaining)
+                    assert await other.head() == line.applied, "a restart lost a block, or made one"
+                    if claimed:  # else blocks come before the pool has claimed what it knows, as in a node that recovers
+                        await other.execution.release_unclaimed()
+                    for block in line.above:
+                        await other.run(block)
+                    crashed, claimed = await self._until_restart([steady, other], line, remaining)
                     if not remaining:
+                        await other.execution.release_unclaimed()
                         states = [await node.state() for node in (steady, other)]
                         assert states[0] == states[1], "the states of two instances differ after the same blocks"
                         break
                 if crashed and not self.late_sync:
                     world.crash("restarting", len(remaining))
         async with world.node("the blocks alone") as node:
-            await node.accept(*chain)
+            await node.accept(*line.committed)
             assert await node.state() == states[0], "what no block did is in the state"
 
-    async def _until_restart(self, nodes: list[Node], chain: list[Block], remaining: list[Any]) -> bool:
-        """Whether the restart is to be a crash."""
+    async def _until_restart(self, nodes: list[Node], line: Line, remaining: list[Any]) -> tuple[bool, bool]:
+        """Whether the restart is to be a crash, and whether reservations are claimed at once after it."""
         while remaining:
             match remaining.pop(0):
                 case "admit", number, names, confirm:
@@ -89,22 +111,20 @@ class RandomTests(ExecutionKit):
                         head = await nodes[number].head()
                         await nodes[number].execution.validate_bundle(bundle_of(mine, shard=mine[0].shard), head)
                 case "block", bundles, policy, fate:
-                    salt = b"%d" % len(remaining)
                     lots = tuple(tuple(self._named(names)) for names in bundles)
-                    parent = chain[-1].ref if chain else GENESIS
-                    await self._block(
-                        nodes, chain, Block(parent, lots, self.policies[policy % len(self.policies)], salt), fate
-                    )
+                    block = Block(line.tip, lots, self.policies[policy % len(self.policies)], b"%d" % len(remaining))
+                    await self._block(nodes, line, block, fate)
                 case ("revert",):
-                    if "undo" in self.capabilities and chain:
-                        block = chain.pop()
+                    if "undo" in self.capabilities and line.committed:
+                        block = line.committed.pop()
+                        line.above.clear()
                         ids = [sorted(id for id, _ in (await node.revert(block)).transactions) for node in nodes]
                         assert ids[0] == ids[1], "two instances take different transactions out of a block"
-                case "restart", crash:
-                    return bool(crash)
-        return False
+                case "restart", crash, claimed:
+                    return crash, claimed
+        return False, True
 
-    async def _block(self, nodes: list[Node], chain: list[Block], block: Block, fate: str) -> None:
+    async def _block(self, nodes: list[Node], line: Line, block: Block, fate: str) -> None:
         outcomes: list[list[Outcome]] = []
         for node in nodes:
             results = [await node.execute(block, shard) for shard in range(self.shards)]
@@ -124,15 +144,20 @@ class RandomTests(ExecutionKit):
             kept = check_accounted(block, ran)
             if block.policy == "reject_block":
                 assert len(kept) == len(block.samples), "a block that is not to discard did"
-        for node in nodes:
-            if fate == "commit":
-                await node.commit(block)
-                assert await node.head() == block.ref
-            elif fate == "abandon":
+        if fate == "abandon":
+            for node in nodes:
                 for shard in range(self.shards):
                     await node.execution.abandon(block.ref, shard)
-        if fate == "commit":
-            chain.append(block)
+        elif fate == "commit":
+            due = [*line.above, block]
+            for node in nodes:
+                for one in due:
+                    await node.commit(one)
+                    assert await node.head() == one.ref
+            line.committed += due
+            line.above.clear()
+        elif "single-head" not in self.capabilities:
+            line.above.append(block)
 
     def _named(self, names: list[tuple[int, int, int]]) -> list[Sample]:
         return [self.tx(purse, place, variant) if place < 3 else self.invalid(purse) for purse, place, variant in names]

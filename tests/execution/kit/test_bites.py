@@ -390,7 +390,7 @@ FAILURES = (Exception, BaseExceptionGroup, pytest.fail.Exception)
 PROGRAM = [
     ("admit", 0, [(0, 0, 0)], True),
     ("block", [[(0, 0, 1), (1, 0, 0)]], 0, "commit"),
-    ("restart", True),
+    ("restart", True, True),
     ("block", [[(2, 0, 0)]], 0, "commit"),
 ]
 
