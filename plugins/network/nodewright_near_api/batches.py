@@ -57,16 +57,16 @@ class Batches:
         self._pool = pool
         self._expired = expired
 
-    async def _current(self, raws: Sequence[bytes]) -> tuple[list[bytes], list[SignedTransaction]]:
-        """What goes to the pool, and what is too old for it: that would hold its nonce for nothing."""
-        fresh: list[bytes] = []
+    async def _current(self, raws: Sequence[bytes]) -> tuple[dict[int, bytes], list[SignedTransaction]]:
+        """What goes to the pool, by its place, and what is too old for it: that would hold its nonce for nothing."""
+        fresh: dict[int, bytes] = {}
         old: list[SignedTransaction] = []
         answers: dict[bytes, bool] = {}
-        for raw in raws:
+        for place, raw in enumerate(raws):
             try:
                 signed = SignedTransaction.decode(raw)
             except Malformed:
-                fresh.append(raw)  # the pool says what is wrong
+                fresh[place] = raw  # the pool says what is wrong
                 continue
             block = signed.transaction.block_hash
             if block not in answers:
@@ -74,7 +74,7 @@ class Batches:
             if answers[block] and await self._expired(signed):  # not one that was taken in before
                 old.append(signed)
             else:
-                fresh.append(raw)
+                fresh[place] = raw
         return fresh, old
 
     async def handle(self, request: Request) -> Response:
@@ -85,12 +85,12 @@ class Batches:
         except Malformed as error:
             return PlainTextResponse(f"malformed: {error}\n", 400)
         fresh, old = await self._current(raws)
-        answers = await self._pool.submit(fresh, "rpc") if fresh else []
+        answers = await self._pool.submit(list(fresh.values()), "rpc") if fresh else []
         lines = [f'{base58(signed.id)}: "Expired"\n' for signed in old]
         full = False
-        for raw, answer in zip(fresh, answers, strict=True):
+        for place, answer in zip(fresh, answers, strict=True):
             if isinstance(answer, Refused):
-                lines.append(f"{base58(answer.id) if answer.id else f'#{raws.index(raw)}'}: {_why(answer)}\n")
+                lines.append(f"{base58(answer.id) if answer.id else f'#{place}'}: {_why(answer)}\n")
                 full = full or (answer.kind == "busy" and "error" not in answer.data)
         if not lines:
             return PlainTextResponse("OK")

@@ -253,9 +253,9 @@ def test_many_transactions_in_one_request(client: Any, helpers: Any) -> None:
     used = client.sign("validator0", Transfer(1), nonce=1)
     old = client.sign("validator0", Transfer(1), nonce=client.nonce + 1, block=bytes([7] * 32))
     last = client.sign("validator0", Transfer(1))
-    status, text = post(join([b"junk", used.raw, old.raw, last.raw]))
+    status, text = post(join([b"junk", used.raw, old.raw, last.raw, b"junk"]))
     told = dict(line.split(": ", 1) for line in text.splitlines())
-    assert status == 400 and set(told) == {"#0", base58(used.id), base58(old.id)}
+    assert status == 400 and set(told) == {"#0", base58(used.id), base58(old.id), "#4"}
     assert set(json.loads(told[base58(used.id)])) == {"InvalidNonce"} and told[base58(old.id)] == '"Expired"'
     assert "SuccessValue" in client.send(last, "FINAL")["status"]
     assert post(batch, "text/plain")[0] == 415
