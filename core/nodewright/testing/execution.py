@@ -22,10 +22,11 @@ with its reason. ``examples`` is how many programs Hypothesis tries, ``cuts`` in
 
 import pytest
 
-_PARTS = ("terms", "base", "admission", "blocks", "undo", "faults", "shards", "random")
+_PARTS = ("terms", "base", "admission", "blocks", "undo", "faults", "shards", "audit", "random")
 pytest.register_assert_rewrite(*[f"nodewright.testing.execution_{part}" for part in _PARTS])
 
 from nodewright.testing.execution_admission import AdmissionTests  # noqa: E402 (what fails is told in detail)
+from nodewright.testing.execution_audit import AuditTests  # noqa: E402
 from nodewright.testing.execution_base import ExecutionKit  # noqa: E402
 from nodewright.testing.execution_blocks import BlockTests  # noqa: E402
 from nodewright.testing.execution_faults import FaultTests  # noqa: E402
@@ -37,5 +38,5 @@ from nodewright.testing.execution_undo import UndoTests  # noqa: E402
 __all__ = ["GENESIS", "GENESIS_TIME", "LONGEST_CHAIN", "ExecutionKit", "ExecutionTests", "Sample"]
 
 
-class ExecutionTests(AdmissionTests, BlockTests, UndoTests, FaultTests, ShardTests, RandomTests):
+class ExecutionTests(AdmissionTests, BlockTests, UndoTests, FaultTests, ShardTests, AuditTests, RandomTests):
     """Subclass with ``spec``, ``genesis``, ``chain``, ``invalid`` and ``state``; name the class ``Test…``."""

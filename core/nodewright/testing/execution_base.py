@@ -196,11 +196,10 @@ class World:
         return found
 
     @asynccontextmanager
-    async def bare(self, name: str = "a", power: Power | None = None) -> AsyncIterator[Node]:
-        """An instance on a machine, as it opens: a new one has no genesis yet."""
+    async def components(self, name: str, gate: Gate) -> AsyncIterator[tuple[Dependencies, GatedEnvironment]]:
+        """What the spec requires, opened over the machine's disks, and the execution's environment."""
         kit, folder = self.kit, self.folder / name
         folder.mkdir(exist_ok=True, parents=True)
-        gate = Gate(power or Power())
         environment = GatedEnvironment(0, name, folder)
         environment.gate = gate
         async with alone(), AsyncExitStack() as stack:
@@ -222,7 +221,17 @@ class World:
                 elif requirement.contract == BLOB:
                     opened = open_blobs(store, environment.for_slot(slot))
                     dependencies[slot] = await stack.enter_async_context(opened)
-            execution = await stack.enter_async_context(kit.open_execution(dependencies, environment.for_slot("execution")))
+            yield dependencies, environment.for_slot("execution")
+
+    @asynccontextmanager
+    async def bare(self, name: str = "a", power: Power | None = None) -> AsyncIterator[Node]:
+        """An instance on a machine, as it opens: a new one has no genesis yet."""
+        gate = Gate(power or Power())
+        async with (
+            alone(),
+            self.components(name, gate) as (dependencies, environment),
+            self.kit.open_execution(dependencies, environment) as execution,
+        ):
             yield Node(self, name, execution, gate)
 
     @asynccontextmanager
@@ -324,6 +333,8 @@ class ExecutionKit:
             return "" if self.waits else "its transactions do not wait for each other"
         if condition == "uncommitted parents":
             return "single-head: it executes on the applied block alone" if "single-head" in self.capabilities else ""
+        if condition == "audit":
+            return "" if self.spec.audit is not None else "its spec has no audit"
         if condition == "shards":
             return "" if self.shards > 1 else "one shard sends nothing"
         if condition in OPTIONAL:
