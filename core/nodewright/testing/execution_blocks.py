@@ -157,9 +157,16 @@ class BlockTests(ExecutionKit):
                 await node.run(child)
             await self._refuses_to_commit(node, child)
             assert await node.state() == before
+            rival = self._plain(salt=b"rival")
+            await node.run(rival)
             await node.run(block)
             await node.commit(block)
+            await self._refuses_to_commit(node, rival)
             await node.accept(child)
+            await node.checked(child)
+        async with world.node("without a rival") as node:
+            await node.accept(block, child)
+            await node.checked(child)
 
     async def _refuses_to_commit(self, node: Node, block: Block) -> None:
         head = await node.head()

@@ -102,6 +102,18 @@ class CommitsAnything(Accounts):
         return await super().commit(block, shard)
 
 
+class CommitsRivals(Coins):
+    """What was executed on a parent is committed, whatever was since."""
+
+    async def commit(self, block: BlockRef, shard: int = 0) -> Mapping[bytes, bytes] | None:
+        before = dict(self._executed)
+        if block.id in before and self._applied is not None:
+            self._executed[block.id] = evolve(before[block.id], parent=self._applied)
+        answer = await super().commit(block, shard)
+        self._executed.update(before)
+        return answer
+
+
 class MarksFirst(Coins):
     def __init__(self, store: Any) -> None:
         super().__init__(Changed(store, self._parts))
@@ -332,6 +344,7 @@ class CallsMissingInvalid(Coins):
 
 COINS = [
     (CommitsOnce, "test_commit_advances_once_and_outlives_the_process"),
+    (CommitsRivals, "test_what_was_not_executed_or_lacks_its_parent_is_not_committed"),
     (MarksFirst, "test_power_may_go_before_and_after_every_write"),
     (NeverSyncs, "test_commit_advances_once_and_outlives_the_process"),
     (LooksAtReservations, "test_an_outcome_depends_on_parent_and_request_alone"),
