@@ -11,6 +11,8 @@ one whose peer is not known is said to all.
 Invariants:
 - each peer is followed by a task of its own: what one withholds or delays costs the others nothing;
 - a block or chunk is believed only after its checks; who sends one that breaks a rule is penalised, by name;
+- how high a peer says to be is a claim: who has no blocks for it is not believed until it gives some, and this node gives
+  up running blocks only where validators with more than a third of its epoch's stake are that far ahead;
 - everything that waits for a peer is bounded: MAX_WAITING messages, one fetch of a block at a time, AT_WORK chunks.
 """
 
@@ -66,6 +68,7 @@ class Peer:
     account: str | None = None  # the validator that it has shown to be
     wake: trio.Event = field(factory=trio.Event)
     told: int = 0  # blocks of which it said that it has them, and that are waited for
+    believed: bool = True  # whether it gave blocks when it last said to have some above this node's
 
 
 def identity(node_id: bytes) -> bytes:
@@ -129,11 +132,22 @@ class Network:
 
     @property
     def peers_ahead(self) -> int:
-        return sum(peer.height > self.chain.head.info.height + 1 for peer in self._peers.values())
+        return sum(peer.believed and peer.height > self.chain.head.info.height + 1 for peer in self._peers.values())
 
     @property
     def behind(self) -> bool:
-        return any(peer.height > self.chain.head.info.height + 3 for peer in self._peers.values())
+        return any(peer.believed and peer.height > self.chain.head.info.height + 3 for peer in self._peers.values())
+
+    def _far_behind(self) -> bool:
+        """More than a third of the stake: somebody honest is among them."""
+        chain, epochs = self.chain, self._config.state_sync_epochs
+        validators = chain.epochs.of(chain.head.info.epoch_id).validators
+        ahead = 0
+        for one in validators:
+            peer = self._peers.get(self._by_account.get(one.account, b""))
+            if peer is not None and far_behind(chain, peer.height, epochs):
+                ahead += one.stake
+        return 3 * ahead > sum(one.stake for one in validators)
 
     # --- saying ---
 
@@ -390,10 +404,11 @@ class Network:
                 self._blame(peer.id, MALFORMED_POINTS, "a status that cannot be read")
                 status = None
             moved = False
-            if self.state_sync is not None and far_behind(self.chain, peer.height, self._config.state_sync_epochs):
+            if self.state_sync is not None and self._far_behind():
                 await self.state_sync.begin()
             if peer.height > self.chain.head.info.height or (status and await self.chain.find(status[8:40]) is None):
                 moved = await self._blocks_from(peer)
+                peer.believed = moved or peer.height <= self.chain.head.info.height
             pause = RETRY_SECONDS if moved else min(MAX_RETRY_SECONDS, 2 * pause)
             with trio.move_on_after(0.0 if moved else max(pause, STATUS_SECONDS)):
                 await self.chain.environment.sleep(min(pause, RETRY_SECONDS))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -230,6 +231,36 @@ def test_liars_on_the_network_are_cut_off(tell: Any, near: Any) -> None:
         await world.same()
         for node in nodes:
             assert not {one.transport.node_id for one in nodes} & set(node.transport.banned())
+
+    tell(story)
+
+
+def test_nobody_believes_how_high_a_stranger_is(tell: Any, near: Any) -> None:
+    """It answers that its chain is long, or says that it has a block far above, and has none to give: no node gives up its
+    state for that, and none says for long that it is behind."""
+
+    async def story(world: Any) -> None:
+        nodes = await world.found(4, 2, observers=1, request_timeout_seconds=1.0)
+        await near.until(lambda: all(node.final >= 2 for node in nodes))
+        liar = Mallory(world, "far")
+
+        async def answer() -> None:
+            while True:
+                message = await liar.channels["near.request"].receive()
+                with suppress(TransportError):
+                    await message.reply((10**9).to_bytes(8, "little") + b"\x07" * 32 if message.payload == b"S" else b"")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answer)
+            await trio.sleep(1)
+            await liar.say("near.block", b"N" + (10**6).to_bytes(8, "little") + b"\x07" * 32)
+            before = nodes[0].final
+            await near.until(lambda: all(node.final > before + 30 for node in nodes), 120)
+            for node in nodes:
+                assert not node.consensus.chain.light and node.consensus.chain.tracked
+                assert node.consensus.status()["state"] == "running", node.name
+            nursery.cancel_scope.cancel()
+        await world.same()
 
     tell(story)
 
