@@ -9,7 +9,7 @@ from typing import Any
 
 import trio
 
-from nodewright.errors import UnknownQuery
+from nodewright.errors import StoreCorrupt, UnknownQuery
 from nodewright.interfaces import (
     Admitted,
     BlockContext,
@@ -185,7 +185,16 @@ class Ledger:
 
     async def select(self, parent: BlockRef, candidates: Sequence[Candidate], limits: Limits) -> Selection:
         await trio.lowlevel.checkpoint()
-        return Selection(list(candidates))
+        chosen: list[Candidate] = []
+        room = limits.max_bytes
+        for candidate in candidates[: limits.max_count]:
+            if candidate.size > room:
+                break
+            chosen.append(candidate)
+            room -= candidate.size
+        there = [candidate for candidate in chosen if candidate.id in self.reserved]
+        gone = {candidate.id: "not reserved" for candidate in chosen if candidate.id not in self.reserved}
+        return Selection(there, gone, list(candidates[len(chosen) :]))
 
     async def prologue(self, context: BlockContext) -> Prologue:
         note = context.proposer + b"/" + context.extra
@@ -205,8 +214,9 @@ class Ledger:
                 tx = Transaction.parse(bundle.bodies[index]) if bundle.bodies is not None else self.reserved.get(id)
                 if tx is None:
                     missing.append(id)
+                elif tx.id != id:
+                    return Invalid("identity", "a body is another's", bundle.ref.id, id)
                 else:
-                    assert tx.id == id
                     ran.append(tx)
         if missing:
             return Incomplete(missing)
@@ -227,24 +237,30 @@ class Ledger:
 
     async def validate_bundle(self, bundle: Bundle, head: BlockRef) -> BundleVerdict:
         await trio.lowlevel.checkpoint()
+        ids = [bundle.id_at(index) for index in range(len(bundle))]
+        txs = [self.reserved.get(id) for id in ids]
+        if bundle.bodies is not None:
+            txs = [Transaction.parse(raw) for raw in bundle.bodies]
+        missing = [id for id, tx in zip(ids, txs, strict=True) if tx is None or tx.id != id]
+        if missing:
+            return BundleIncomplete(missing)
+        found = [tx for tx in txs if tx is not None]
+        made = {tx.output(index): amount for tx in found for index, amount in enumerate(tx.amounts)}
         fees, conflicts = [], {}
-        for index in range(len(bundle)):
-            id = bundle.id_at(index)
-            tx = Transaction.parse(bundle.bodies[index]) if bundle.bodies is not None else self.reserved.get(id)
-            if tx is None:
-                return BundleIncomplete([id])
+        for index, tx in enumerate(found):
             total = 0
             for outpoint in tx.spends:
-                amount = self._amount(outpoint)
-                if outpoint in self.claims and self.claims[outpoint] != id:
-                    conflicts[id] = self.claims[outpoint]
+                amount = made.get(outpoint, self._amount(outpoint))
+                if outpoint in self.claims and self.claims[outpoint] != tx.id:
+                    conflicts[tx.id] = self.claims[outpoint]
                 if amount is None:
                     return BundleIncomplete([outpoint[:32]])
                 total += amount
             if sum(tx.amounts) > total:
                 return BundleInvalid("inflation", "pays more than it has", index)
             fees.append(total - sum(tx.amounts))
-        return BundleValid(sum(fees), 0, fees, (), conflicts)
+        sizes = [len(tx.raw) for tx in found]
+        return BundleValid(sum(fees), sum(sizes), fees, sizes, conflicts)
 
     async def execute(self, request: ExecutionRequest) -> ExecutionResult:
         await trio.lowlevel.checkpoint()
@@ -261,16 +277,19 @@ class Ledger:
             return Invalid("bad-coinbase", "no coinbase for this height")
         if sum(coinbase.amounts) > REWARD + fees:
             return Invalid("bad-coinbase-amount", "pays more than is due")
+        outcome = Outcome(request.block, evicted=self._losers(transactions), fees=fees)
+        self.executed[request.block.id] = (outcome, [*transactions, coinbase])
+        return outcome
+
+    def _losers(self, transactions: Sequence[Transaction]) -> dict[bytes, bytes]:
         mine = {tx.id for tx in transactions}
-        evicted: dict[bytes, bytes] = {}
+        lost: dict[bytes, bytes] = {}
         for tx in transactions:
             for outpoint in tx.spends:
                 loser = self.claims.get(outpoint)
                 if loser is not None and loser not in mine:
-                    evicted.update(dict.fromkeys(self._descendants(loser), tx.id))
-        outcome = Outcome(request.block, evicted=evicted, fees=fees)
-        self.executed[request.block.id] = (outcome, [*transactions, coinbase])
-        return outcome
+                    lost.update(dict.fromkeys(self._descendants(loser), tx.id))
+        return lost
 
     def _descendants(self, id: bytes) -> list[bytes]:
         found = [id]
@@ -281,10 +300,13 @@ class Ledger:
                 found += self._descendants(child)
         return found
 
-    async def commit(self, block: BlockRef, shard: int = 0) -> None:
+    async def commit(self, block: BlockRef, shard: int = 0) -> Mapping[bytes, bytes] | None:
         if self.head == block:
-            return
-        outcome, transactions = self.executed.pop(block.id)
+            return None
+        if block.id not in self.executed:
+            raise StoreCorrupt(f"block {block} was committed without its parent")
+        outcome, transactions = self.executed[block.id]
+        self.executed.clear()  # the others stand on a block that is not the head any more
         batch = WriteBatch()
         before: list[bytes] = []
         for tx in transactions:
@@ -306,19 +328,28 @@ class Ledger:
         assert self.head is not None
         batch.put("parents", block.id, self.head.height.to_bytes(4, "little") + self.head.id)
         self._mark(batch, block)
-        await self.store.commit(batch)
+        with trio.CancelScope(shield=True):
+            await self.store.commit(batch)
         self.head = block
-        for id in outcome.evicted:
+        lost = self._losers(transactions)
+        for id in lost:
             self._release(id)
         for tx in transactions:
             self.reserved.pop(tx.id, None)
             for outpoint in tx.spends:
                 self.claims.pop(outpoint, None)
+        return {id: winner for id, winner in lost.items() if id not in outcome.evicted} or None
 
     async def revert(self, block: BlockRef, shard: int = 0) -> Reverted:
+        with trio.CancelScope(shield=True):
+            reverted = await self._revert(block)
+        return reverted  # noqa: RET504 (to mypy a scope may swallow what is raised in it)
+
+    async def _revert(self, block: BlockRef) -> Reverted:
         assert self.head is not None
         if self.head != block:
             return Reverted(block)
+        self.executed.clear()
         undo, parent = (
             (await self.store.get_many("undo", [block.id]))[0],
             (await self.store.get_many("parents", [block.id]))[0],
