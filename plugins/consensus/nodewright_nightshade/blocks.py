@@ -454,6 +454,8 @@ def check(
         if inner.gas_limit != network.gas_limit:
             raise InvalidBlock(f"the chunk of shard {shard} has another gas limit")
         new[shard] = (chunk, signed)
+    if sum(chunk.inner.prev_balance_burnt for chunk, _ in new.values()) > parent.header.inner_rest.total_supply:
+        raise InvalidBlock("its chunks burn more than there is")
     try:
         expected = build(
             parent,

@@ -204,7 +204,16 @@ def test_liars_on_the_network_are_cut_off(tell: Any, near: Any) -> None:
             made = now()
             return b"B" + made.rest(total_supply=made.block.header.inner_rest.total_supply + 1).encode()
 
+        def burning_block() -> bytes:
+            """A chunk of it burns more than there is; nobody has signed anything of it."""
+            made = now()
+            block = made.rest(total_supply=made.block.header.inner_rest.total_supply + 1)
+            first, *others = block.body.chunks
+            burning = evolve(first, inner=evolve(first.inner, prev_balance_burnt=(1 << 128) - 1))
+            return b"B" + evolve(block, body=evolve(block.body, chunks=(burning, *others))).encode()
+
         lies: dict[str, Callable[[], tuple[str, list[bytes]]]] = {
+            "fire": lambda: ("near.block", [burning_block()]),
             "block": lambda: ("near.block", [lying_block()]),
             "stranger's chunk": lambda: ("near.chunk", [lying_chunk(garbage=False)]),
             "foreign part": lambda: ("near.chunk", [lying_chunk(garbage=True)]),
