@@ -259,7 +259,7 @@ class ExecutionKit:
     purses: int = 12
     waits: bool = True  # a transaction of a chain cannot run before those in front of it
     late_sync: bool = False  # commits are synced later: a power cut may take the last ones, never the middle of one
-    examples: int = 12  # programs that Hypothesis tries
+    examples: int = 8  # programs that Hypothesis tries
     cuts: int = 8  # places in a story where the power goes, each before and after a write
     scale: int = 1  # of both
 

@@ -141,7 +141,7 @@ class FaultTests(ExecutionKit):
         after: Callable[[Node], Awaitable[None]],
     ) -> None:
         """Cancel ``call`` at its first steps and then at some, on a new instance each time; ``after`` has to go well."""
-        for at in [*range(8), *range(8, 400, max(1, 7 // self.scale))]:
+        for at in [*range(6), *range(6, 400, max(1, 9 // self.scale))]:
             async with world.node(f"{call.__name__} {after.__name__} {at}") as node:
                 await prepare(node)
                 interruption = Interruption(at)

@@ -75,3 +75,4 @@ class TestColumnar(AptosPayments, BlockTests, RandomTests):
     """What runs blocks differs, and nothing else."""
 
     config = AptosConfig(executor="columnar", kernels="off")
+    examples = 4

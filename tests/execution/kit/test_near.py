@@ -75,3 +75,5 @@ class TestAsItComes(NearPayments, FaultTests, RandomTests):
 
     config = NearConfig(kernels="off")
     late_sync = True
+    examples = 4
+    cuts = 4
