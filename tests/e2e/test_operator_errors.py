@@ -113,13 +113,6 @@ def test_a_stop_waits_for_no_kernel_that_is_being_compiled(
     assert node().stop() == 0
 
 
-def test_help_is_worth_reading() -> None:
-    for command in ("run", "check", "show", "graph", "plugins", "genesis", "devnet", "bench", "version"):
-        done = run(command, "--help")
-        assert done.returncode == 0
-        assert len(done.stdout.splitlines()) > 4, done.stdout
-
-
 def test_bodies_that_are_gone_stop_the_start_and_a_key_that_is_gone_is_told(
     node: Callable[..., NodeProcess], wallet_of: Callable[[NodeProcess], Any], tmp_path: Path
 ) -> None:
