@@ -77,7 +77,7 @@ def use_up(client: BsvClient, address: str, raws: list[bytes]) -> list[str]:
     return acknowledged
 
 
-@pytest.mark.parametrize("leave", [16_384, 400_000])
+@pytest.mark.parametrize("leave", [pytest.param(16_384, marks=pytest.mark.long), 400_000])
 def test_the_node_stops_says_why_and_goes_on_once_there_is_room(
     node: Callable[..., NodeProcess], disk: Path, wallet_of: Callable[[NodeProcess], Any], leave: int
 ) -> None:

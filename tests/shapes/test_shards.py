@@ -229,7 +229,7 @@ def test_crash_between_every_two_durable_steps(
 ) -> None:
     steps = play(crash_story(names, committee, None)).value
     assert {step.split(":")[0] for step in steps} == {"stores.blobs", "stores.chain", "stores.state"}
-    for at in range(1, len(steps) + 1, max(len(steps) // (4 * budget), 1)):
+    for at in range(1, len(steps) + 1, max(len(steps) // (2 * budget), 1)):
         play(crash_story(names, committee, at), seed=at)
 
 

@@ -27,7 +27,7 @@ def test_a_lone_validator_makes_final_blocks_and_runs_transfers(tell: Any, near:
     tell(story)
 
 
-@pytest.mark.parametrize("shards", [1, 2, 4])
+@pytest.mark.parametrize("shards", [1, pytest.param(2, marks=pytest.mark.long), 4])
 def test_four_validators(tell: Any, near: Any, shards: int) -> None:
     """Transfers across shards, posted anywhere; one chain, one state, every shard and every validator at work."""
 

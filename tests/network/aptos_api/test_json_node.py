@@ -295,7 +295,7 @@ def test_a_simulation_estimates_gas(client: Any) -> None:
     assert simulated(estimate_max_gas_amount="true")["max_gas_amount"] == "2500"
 
 
-def test_hostile_json_is_a_400_at_every_door(client: Any) -> None:
+def test_hostile_json_is_a_400_at_every_door(client: Any, budget: int) -> None:
     dice = random.Random(11)
 
     def value(depth: int = 0) -> Any:
@@ -308,7 +308,7 @@ def test_hostile_json_is_a_400_at_every_door(client: Any) -> None:
         return {dice.choice(names): value(depth + 1) for _ in range(dice.randrange(4))}
 
     views = ("0x1::coin::balance", "0x1::account::exists_at", "0x1::fungible_asset::supply", "0x1::coin::supply")
-    for _ in range(60):
+    for _ in range(20 * budget):
         call = {"function": dice.choice(views), "type_arguments": ["0x1::a::B"], "arguments": [value()]}
         call |= {} if dice.random() < 0.7 else {dice.choice(list(call)): value()}
         types = ("u64", "address", "vector<vector<u8>>", "0x1::option::Option<u8>", "vector<" * 3000 + "u8" + ">" * 3000)
